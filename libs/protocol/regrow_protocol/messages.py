@@ -1,0 +1,446 @@
+"""Every message body of Regrow: JSON of tagged `msgspec.Struct`s (the tag is `kind`).
+
+A process is a deterministic fold over its inbox (docs/architecture.md). `Input` is the union of what an inbox carries. JSON
+Schemas and the AsyncAPI document are generated from these types, so their docstrings are the wire protocol's reference.
+
+References:
+    `Ref` names who asked: (pid, incarnation, n), n being the operation's number in that incarnation.
+    `Op` is what an answer echoes of the operation it answers; a fold compares it with its own operation n and so sees a
+    divergence at the first input that does not fit.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+MAX_INLINE = 256 * 1024
+"""Bytes of a value that travel in a message; a larger one goes to the object store and a `Blob` in its place."""
+
+MAX_VALUE = 64 * 1024 * 1024
+"""Bytes that a value may have at all."""
+
+
+class Ref(Struct, frozen=True, array_like=True, gc=False):
+    """An operation of a process: the sender of a request, and where its answer goes."""
+
+    pid: str
+    incarnation: int
+    n: int
+
+
+class Op(Struct, frozen=True, array_like=True, gc=False):
+    """An operation as its answer echoes it.
+
+    Attributes:
+        n: number of the operation within its incarnation, from 1.
+        kind: `step`, `call`, `spawn`, `timer`, …
+        name: of the step's function, the endpoint, the process type.
+        digest: of the arguments' JSON (hex, 64 bits).
+        rolling: digest of this operation and all before it (hex, 64 bits).
+    """
+
+    n: int
+    kind: str
+    name: str
+    digest: str
+    rolling: str
+
+
+class Failure(Struct, frozen=True, omit_defaults=True):
+    """An error as data. Never a traceback: its text differs between machines, and what is recorded must replay.
+
+    Attributes:
+        error: class name of the exception.
+        message: its text; the class name where that is empty.
+        code: the stable code of a RegrowError, or of what failed: `exception`, `timeout`, `cancelled`, `host-lost`, …
+        retryable: false when whoever failed said that another try is of no use.
+    """
+
+    error: str
+    message: str
+    code: str = "exception"
+    retryable: bool = True
+
+
+class Program(Struct, frozen=True, omit_defaults=True):
+    """Where a root's code is, so that `regrow resume` can start it again.
+
+    Attributes:
+        target: absolute path of a file, or `module:NAME`.
+        cwd: working directory of the run.
+    """
+
+    target: str
+    cwd: str = ""
+
+
+class Message(Struct, frozen=True, omit_defaults=True, tag_field="kind", kw_only=True):
+    """What every inbox message may carry.
+
+    Attributes:
+        at: recorded time that replaces the stream's (seconds since 1970): copied histories keep theirs.
+        clock: the sender's process clock where it is ahead of real time: time never runs backwards along a causal chain.
+    """
+
+    at: float | None = None
+    clock: float | None = None
+
+
+class Request(Message, frozen=True, omit_defaults=True, kw_only=True):
+    """An input that somebody sends on their own account.
+
+    Attributes:
+        by: the operation of the process that sent it; None for clients and services.
+        k: number of this request among those of the sender's incarnation to this process, from 1: a repeat is dropped, one
+           that came too early is held. 0: not numbered.
+    """
+
+    by: Ref | None = None
+    k: int = 0
+
+
+class Start(Request, frozen=True, tag="start", omit_defaults=True, kw_only=True):
+    """Begin an incarnation. Dropped when that incarnation or a later one has begun.
+
+    Attributes:
+        type: name of the process type.
+        args: JSON object `{"args": […], "kwargs": {…}}`, without defaults.
+        incarnation: 0 at first.
+        since: sequence of the input at which the last incarnation ended; its unanswered inputs belong to this one.
+        build: of the code that shall run it.
+        parent: the operation that spawned it; None for a root.
+        op: echo of the parent's operation.
+        watch: the parent wants its events from the first.
+        name: a unique name to be found by, or empty.
+        program: for roots, where the code is.
+        restarts: how many restarts are behind this incarnation.
+    """
+
+    type: str
+    args: Raw
+    build: str
+    incarnation: int = 0
+    since: int = 0
+    parent: Ref | None = None
+    op: Op | None = None
+    watch: bool = False
+    name: str = ""
+    program: Program | None = None
+    restarts: int = 0
+
+
+class Call(Request, frozen=True, tag="call", omit_defaults=True, kw_only=True):
+    """Call an endpoint. The answer goes to the inbox of `by`, or to the subject `reply`.
+
+    Attributes:
+        endpoint: its name.
+        args: JSON object of keyword arguments.
+        op: echo of the caller's operation.
+        reply: subject for a caller that is not a process.
+        client: id of that caller; with `k` it recognises a repeat.
+        wait: wait for the endpoint to be exposed instead of failing.
+    """
+
+    endpoint: str
+    args: Raw
+    op: Op | None = None
+    reply: str = ""
+    client: str = ""
+    wait: bool = False
+
+
+class Signal(Request, frozen=True, tag="signal", omit_defaults=True, kw_only=True):
+    """A named message without an answer."""
+
+    name: str
+    data: Raw = Raw(b"null")
+    client: str = ""
+
+
+class Watch(Request, frozen=True, tag="watch", omit_defaults=True, kw_only=True):
+    """From now on forward events to the inbox of `by`, those after number `after` first."""
+
+    after: int = 0
+
+
+class Cancel(Request, frozen=True, tag="cancel", omit_defaults=True, kw_only=True):
+    """End as cancelled, children first."""
+
+    reason: str = ""
+
+
+class Upgrade(Message, frozen=True, tag="upgrade", omit_defaults=True, kw_only=True):
+    """Fold this process with another build from here on."""
+
+    build: str
+
+
+class Resume(Message, frozen=True, tag="resume", omit_defaults=True, kw_only=True):
+    """Take a stuck process up again. No input of the fold: hosts read it."""
+
+
+class HostLost(Message, frozen=True, tag="host_lost", omit_defaults=True, kw_only=True):
+    """The host that ran the `restart` body of this incarnation is gone."""
+
+    incarnation: int
+    host: str = ""
+
+
+class Result(Message, frozen=True, tag="result", omit_defaults=True, kw_only=True):
+    """The outcome of operation `op` of `incarnation` of the receiving process: a step or a call. The first one counts.
+
+    Attributes:
+        value: the result's JSON; absent when there is an `error`.
+        attempts: how often a step ran.
+    """
+
+    incarnation: int
+    op: Op
+    value: Raw | UnsetType = UNSET
+    error: Failure | None = None
+    attempts: int = 1
+
+
+Status: TypeAlias = Literal["done", "failed", "cancelled"]
+
+
+class Child(Message, frozen=True, tag="child", omit_defaults=True, kw_only=True):
+    """A child, spawned by operation `op` of `incarnation`, has ended."""
+
+    incarnation: int
+    op: Op
+    pid: str
+    status: Status
+    value: Raw | UnsetType = UNSET
+    error: Failure | None = None
+
+
+class EventRecord(Struct, frozen=True, omit_defaults=True):
+    """An event of a process, as it stands in `REGROW_EVENTS` and is forwarded to watchers.
+
+    Attributes:
+        pid, incarnation, n: its id; readers drop repeats by it.
+        seq: number of the event in the life of the process, from 1.
+        type: `started`, `done`, `failed`, `cancelled`, `restarted`, or the program's own.
+        data: its JSON.
+        source: of a bubbled event, the name of where it came from.
+        time: the process's clock, seconds since 1970.
+        final: the process has ended with this event.
+        meta: of `started` and final events: what lists show of the process.
+    """
+
+    pid: str
+    incarnation: int
+    n: int
+    seq: int
+    type: str
+    time: float
+    data: Raw = Raw(b"null")
+    source: str | None = None
+    final: bool = False
+    meta: ProcessMeta | None = None
+
+
+class ProcessMeta(Struct, frozen=True, omit_defaults=True):
+    """What a list shows of a process."""
+
+    type: str
+    build: str
+    parent: str | None = None
+    root: str = ""
+    name: str = ""
+    program: Program | None = None
+    started: float = 0.0
+
+
+class Event(Message, frozen=True, tag="event", omit_defaults=True, kw_only=True):
+    """An event of a watched process, forwarded to its watcher (operation `n` of `incarnation` there)."""
+
+    incarnation: int
+    n: int
+    event: EventRecord
+
+
+class Timer(Message, frozen=True, tag="timer", omit_defaults=True, kw_only=True):
+    """A timer (operation `op` of `incarnation`) has fired; `due` in seconds since 1970."""
+
+    incarnation: int
+    op: Op
+    due: float
+
+
+class Act(Message, frozen=True, tag="act", omit_defaults=True, kw_only=True):
+    """An operation that a `restart` body asked for, numbered by it.
+
+    A `restart` body is no function of the inbox, so what it does enters its own inbox first; its process stays a fold.
+
+    Attributes:
+        m: the body's number of the act, from 1.
+        what: `spawn`, `call`, `emit`, `bubble`, `watch`, `expose`, `cancel`, `answer`, `end`, `step`, `sleep`, ….
+        data: its arguments.
+    """
+
+    incarnation: int
+    m: int
+    what: str
+    data: Raw = Raw(b"null")
+
+
+Input: TypeAlias = (
+    Start | Call | Signal | Watch | Cancel | Upgrade | Resume | HostLost | Result | Child | Event | Timer | Act
+)
+
+
+class Reply(Struct, frozen=True, omit_defaults=True):
+    """The answer to a client's call, on `regrow.reply.<client>.<n>`."""
+
+    value: Raw | UnsetType = UNSET
+    error: Failure | None = None
+
+
+class DeadLetter(Struct, frozen=True, omit_defaults=True):
+    """What could not be handled, on `regrow.dead.<service>.…`.
+
+    Attributes:
+        subject, stream, seq: where the original is or was.
+        reason: why it could not be handled.
+        body: the original, base64 in JSON.
+        headers: of the original.
+        attempts: how often it was tried.
+        time: seconds since 1970.
+    """
+
+    subject: str
+    reason: str
+    body: bytes
+    stream: str = ""
+    seq: int = 0
+    headers: dict[str, str] = {}
+    attempts: int = 1
+    time: float = 0.0
+
+
+# Records in KV buckets ------------------------------------------------------------------------------------------------
+
+
+class AppRecord(Struct, frozen=True, omit_defaults=True):
+    """`regrow_partitions`, key `app.<app>`: fixed when the app is first seen."""
+
+    partitions: int = 16
+
+
+class BuildRecord(Struct, frozen=True, omit_defaults=True):
+    """`regrow_partitions`, key `build.<app>.<build>`: created with the build's first host or start.
+
+    Attributes:
+        since: last sequence of the inbox stream at that moment: no input of this build is older.
+        created: seconds since 1970.
+    """
+
+    since: int
+    created: float = 0.0
+
+
+class HostRecord(Struct, frozen=True, omit_defaults=True):
+    """`regrow_hosts`, key `<app>.<host>`, with a TTL that its host renews."""
+
+    host: str
+    app: str
+    build: str
+    types: list[str]
+    node: str = ""
+    os_pid: int = 0
+    started: float = 0.0
+    target: str = ""
+    draining: bool = False
+    load: int = 0
+
+
+class Ownership(Struct, frozen=True, omit_defaults=True):
+    """`regrow_partitions`, key `own.<app>.<build>.<part>`: who folds the partition's processes of that build.
+
+    Attributes:
+        host: its id; empty when nobody.
+        epoch: grows with every change of owner; the cursor is written under it.
+    """
+
+    host: str
+    epoch: int
+
+
+class Stuck(Struct, frozen=True, omit_defaults=True):
+    """A parked process: it diverged, hung, took hosts down, or its output was refused."""
+
+    seq: int
+    code: str
+    reason: str
+
+
+class Suspect(Struct, frozen=True, omit_defaults=True):
+    """The turn that a host was in when it recovered; if it is found, that turn took the host down."""
+
+    pid: str
+    seq: int
+    attempts: int
+
+
+class Cursor(Struct, frozen=True, omit_defaults=True):
+    """`regrow_cursors`, key `<app>.<build>.<part>`, written by compare-and-set under the owner's epoch.
+
+    Attributes:
+        floor: every input up to it is applied and its outputs are acknowledged, but for those of `stuck`.
+        busy: processes that do something that is not in the stream: a local step, an unscheduled timer, a `restart` body.
+        stuck: parked processes, by pid.
+        recovering: how many owners in a row began to recover from this floor.
+        suspect: the turn under way in a careful recovery.
+    """
+
+    epoch: int
+    floor: int
+    busy: list[str] = []
+    stuck: dict[str, Stuck] = {}
+    recovering: int = 0
+    suspect: Suspect | None = None
+
+
+class ProcessRecord(Struct, frozen=True, omit_defaults=True):
+    """`regrow_processes`, key `<pid>`: a projection of events for listing, never the truth.
+
+    Attributes:
+        status: `running`, `done`, `failed`, `cancelled`; `stuck` is in the cursors.
+        seq: stream sequence of the event it was last made from.
+        error: of a failed one.
+    """
+
+    pid: str
+    app: str
+    type: str
+    build: str
+    status: str
+    seq: int
+    parent: str | None = None
+    root: str = ""
+    name: str = ""
+    program: Program | None = None
+    incarnation: int = 0
+    started: float = 0.0
+    ended: float = 0.0
+    error: str = ""
+
+
+_encoder = msgspec.json.Encoder()
+_input_decoder: msgspec.json.Decoder[Input] = msgspec.json.Decoder(Input)
+
+encode = _encoder.encode
+"""Any message body to JSON bytes."""
+
+decode_input = _input_decoder.decode
+"""An inbox message's bytes to its `Input`; raises `msgspec.MsgspecError` for what is none."""
+
+
+def decode(data: bytes | Raw, type_: Any) -> Any:
+    """JSON bytes to `type_`; raises `msgspec.MsgspecError`."""
+    return msgspec.json.decode(data, type=type_)
