@@ -112,11 +112,13 @@ class Start(Request, frozen=True, tag="start", omit_defaults=True, kw_only=True)
         since: sequence of the input at which the last incarnation ended; its unanswered inputs belong to this one.
         build: of the code that shall run it.
         parent: the operation that spawned it; None for a root.
+        root: pid of the tree's root; empty for a root.
         op: echo of the parent's operation.
         watch: the parent wants its events from the first.
         name: a unique name to be found by, or empty.
         program: for roots, where the code is.
         restarts: how many restarts are behind this incarnation.
+        carry: what the last incarnation hands on.
     """
 
     type: str
@@ -125,11 +127,29 @@ class Start(Request, frozen=True, tag="start", omit_defaults=True, kw_only=True)
     incarnation: int = 0
     since: int = 0
     parent: Ref | None = None
+    root: str = ""
     op: Op | None = None
     watch: bool = False
     name: str = ""
     program: Program | None = None
     restarts: int = 0
+    carry: Carry | None = None
+
+
+class Carry(Struct, frozen=True, omit_defaults=True):
+    """What an incarnation hands to the next.
+
+    Attributes:
+        events: how many events the process has announced so far.
+        started: when its first incarnation began, seconds since 1970.
+        watchers: operations that its events are forwarded to.
+        marks: by sender (`pid.incarnation` or client id), the last request taken.
+    """
+
+    events: int = 0
+    started: float = 0.0
+    watchers: list[Ref] = []
+    marks: dict[str, int] = {}
 
 
 class Call(Request, frozen=True, tag="call", omit_defaults=True, kw_only=True):

@@ -1,0 +1,190 @@
+"""The functions that a process body uses. They act on the process whose body, endpoint or callback is running."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid as _uuid
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from typing import Any, ParamSpec, TypeVar, cast
+
+from regrow_protocol.messages import Failure
+
+from . import scope
+from .definition import ProcessType
+from .handle import ProcessHandle
+from .operations import StepPolicy
+
+P = ParamSpec("P")
+F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
+
+
+def spawn(process: ProcessType[P, Any], *args: P.args, **kwargs: P.kwargs) -> ProcessHandle:
+    """Start a child process and return at once.
+
+    Raises:
+        InvalidArguments: they do not fit the function's signature.
+        NotSendable: an argument cannot travel in a message.
+    """
+    if not isinstance(process, ProcessType):
+        raise TypeError(f"spawn() needs a function decorated with @agent_process, not {process!r}")
+    return scope.current().spawn(process, args, kwargs)
+
+
+def emit(type: str, data: Any = None) -> None:  # noqa: A002 - the event's own word
+    """Announce an event of this process."""
+    scope.current().emit(type, data)
+
+
+def bubble(handle: ProcessHandle, source: str | None = None) -> Callable[[], None]:
+    """Announce every event of `handle` as an event of this process too.
+
+    Args:
+        handle: the process whose events to forward.
+        source: their `source` here; an event that was bubbled before keeps the one it has (the deepest).
+
+    Returns:
+        A function that ends it.
+    """
+    return scope.current().bubble(handle.pid, source)
+
+
+def expose(function: F) -> F:
+    """Make an async function an endpoint of this process, under its own name; it runs in this process's scope."""
+    if not asyncio.iscoroutinefunction(function):
+        raise TypeError(f"@expose needs an async function; {getattr(function, '__name__', function)} is not one")
+    scope.current().expose(function, function.__name__)
+    return function
+
+
+def done(result: Any = None) -> None:
+    """This process has succeeded with `result`; the first of `done` and `fail` counts. `wait` returns it."""
+    scope.current().finish("done", result, None)
+
+
+def fail(reason: str, *, retryable: bool = True) -> None:
+    """This process has failed; the first of `done` and `fail` counts. `wait` raises it.
+
+    Args:
+        reason: what went wrong.
+        retryable: whether another try may help.
+    """
+    scope.current().finish("failed", None, Failure("ExecutionFailed", reason, "failed", retryable))
+
+
+async def wait() -> Any:
+    """Wait until this process's outcome is decided by `done` or `fail`; return the result or raise ExecutionFailed."""
+    return await scope.current().wait()
+
+
+async def step(
+    function: Callable[..., Any],
+    /,
+    *args: Any,
+    retries: int = 0,
+    backoff: float = 0.1,
+    timeout: float | None = None,
+    name: str = "",
+    **kwargs: Any,
+) -> Any:
+    """Run a function with side effects outside the deterministic body; its first recorded result is the result for good.
+
+    It runs at least once: a host that dies in between makes it run again.
+
+    Args:
+        function: sync (runs in a thread) or async (runs on the host's loop).
+        *args: its arguments; they should be what JSON can say, for a replay compares them.
+        retries: further tries after an exception.
+        backoff: seconds before the first retry; doubles with each.
+        timeout: seconds for one try.
+        name: shown in lists and compared on replay; by default the function's.
+        **kwargs: its keyword arguments.
+
+    Raises:
+        StepFailed: it failed for good; also an instance of the exception's class where that is a builtin one.
+    """
+    if retries < 0:
+        raise ValueError(f"retries must not be negative, not {retries}")
+    policy = StepPolicy(retries=retries, backoff=backoff, timeout=timeout, name=name)
+    return await scope.current().step(function, args, kwargs, policy)
+
+
+async def sleep(seconds: float) -> None:
+    """Sleep durably; a process may sleep for a month and cost nothing."""
+    await asyncio.sleep(seconds)
+
+
+def now() -> datetime:
+    """The process's clock, in UTC; the same in every replay."""
+    return datetime.fromtimestamp(scope.current().clock, UTC)
+
+
+def uuid4() -> _uuid.UUID:
+    """A random UUID; the same in every replay."""
+    return _uuid.UUID(int=scope.current().random.getrandbits(128), version=4)
+
+
+def random() -> float:
+    """A random number in [0, 1); the same in every replay. `current_process().random` is a whole `random.Random`."""
+    return scope.current().random.random()
+
+
+def is_replaying() -> bool:
+    """Whether this turn repeats what was done before."""
+    return bool(scope.current().replaying)
+
+
+class CurrentProcess:
+    """The process whose body is running.
+
+    Attributes:
+        pid: its id.
+        incarnation: 0 at first.
+        type: name of its process type.
+        parent: pid of its parent, or None for a root.
+        app: name of its app.
+        random: its own repeatable `random.Random`.
+    """
+
+    __slots__ = ("_scope",)
+
+    def __init__(self, of: Any) -> None:
+        self._scope = of
+
+    def __repr__(self) -> str:
+        return f"CurrentProcess({self.pid!r})"
+
+    @property
+    def pid(self) -> str:
+        return cast("str", self._scope.pid)
+
+    @property
+    def incarnation(self) -> int:
+        return cast("int", self._scope.incarnation)
+
+    @property
+    def type(self) -> str:
+        return cast("str", self._scope.start.type)
+
+    @property
+    def parent(self) -> str | None:
+        parent = self._scope.start.parent
+        return parent.pid if parent else None
+
+    @property
+    def app(self) -> str:
+        return cast("str", self._scope.env.app)
+
+    @property
+    def random(self) -> Any:
+        return self._scope.random
+
+    @property
+    def handle(self) -> ProcessHandle:
+        """A handle of this process, to be given to others."""
+        return ProcessHandle(self.pid)
+
+
+def current_process() -> CurrentProcess:
+    """The process whose body, endpoint or callback is running."""
+    return CurrentProcess(scope.current())

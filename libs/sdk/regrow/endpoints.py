@@ -1,0 +1,125 @@
+"""The endpoints of a process: calls come in, run in the scope of their owner, and are answered once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from msgspec import UNSET, Raw
+
+from regrow_protocol import messages as m
+from regrow_protocol.messages import Failure
+
+from .codec import Signature, to_raw
+from .errors import EndpointNotFound, ProcessEnded, ProcessGone, failure_of
+from .operations import Output
+
+if TYPE_CHECKING:
+    from .process import Process
+
+
+class Endpoint:
+    """An exposed function."""
+
+    __slots__ = ("function", "signature")
+
+    def __init__(self, function: Callable[..., Coroutine[Any, Any, Any]], name: str) -> None:
+        self.function = function
+        self.signature = Signature(function, f"{name}()")
+
+
+class Endpoints:
+    """Endpoints by name, the calls under way, and those that wait for a name to be exposed."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._by_name: dict[str, Endpoint | None] = {}
+        self._running: dict[int, m.Call] = {}
+        self._waiting: dict[str, list[m.Call]] = {}
+        self._ended: ProcessEnded | None = None
+        self._last = 0
+        self.hold_all = False
+        """A `restart` body has not had its first turn: every call waits."""
+
+    @property
+    def names(self) -> list[str]:
+        """Of what is exposed now."""
+        return list(self._by_name)
+
+    def expose(self, name: str, function: Callable[..., Coroutine[Any, Any, Any]] | None) -> None:
+        """Answer calls of `name` from now on; None stands for a function of a `restart` body."""
+        if function is not None and not inspect.iscoroutinefunction(function):
+            raise TypeError(f"@expose needs an async function; {name} is not one")
+        self._by_name[name] = Endpoint(function, name) if function is not None else None
+        for call in self._waiting.pop(name, []):
+            self.called(call)
+
+    def release(self) -> None:
+        """The first turn is over: what is not exposed now does not exist."""
+        self.hold_all = False
+        waiting, self._waiting = self._waiting, {}
+        for calls in waiting.values():
+            for call in calls:
+                self.called(call)
+
+    def called(self, call: m.Call) -> None:
+        """A call has come."""
+        if self._ended is not None:
+            self.answer(call, UNSET, failure_of(self._ended))
+            return
+        if call.endpoint not in self._by_name:
+            if call.wait or self.hold_all:
+                self._waiting.setdefault(call.endpoint, []).append(call)
+                return
+            known = ", ".join(sorted(self._by_name)) or "none"
+            missing = EndpointNotFound(f"No endpoint {call.endpoint!r}; exposed: {known}")
+            self.answer(call, UNSET, failure_of(missing))
+            return
+        self._last += 1
+        self._running[self._last] = call
+        endpoint = self._by_name[call.endpoint]
+        process = self._process
+        if endpoint is None:
+            assert process.restart is not None
+            process.restart.deliver("call", self._last, Raw(m.encode({"endpoint": call.endpoint, "args": call.args})))
+            return
+        process.loop.create_task(self._serve(self._last, endpoint, call), context=contextvars.Context())
+
+    async def _serve(self, key: int, endpoint: Endpoint, call: m.Call) -> None:
+        try:
+            args, kwargs = endpoint.signature.decode(call.args)
+            value = to_raw(await endpoint.function(*args, **kwargs), f"The result of {call.endpoint}()")
+        except (asyncio.CancelledError, ProcessGone):
+            raise  # the process ends: `close` answers
+        except BaseException as error:  # noqa: BLE001 - the caller's to handle
+            self.settle(key, UNSET, failure_of(error))
+        else:
+            self.settle(key, value, None)
+
+    def settle(self, key: int, value: Raw | m.UnsetType, failure: Failure | None) -> None:
+        """Answer the call number `key`, unless it was."""
+        call = self._running.pop(key, None)
+        if call is not None:
+            self.answer(call, value, failure)
+
+    def answer(self, call: m.Call, value: Raw | m.UnsetType, failure: Failure | None) -> None:
+        """Send an answer to whoever called."""
+        process = self._process
+        if call.by is not None and call.op is not None:
+            process.send(call.by.pid, m.Result(incarnation=call.by.incarnation, op=call.op, value=value, error=failure))
+        elif call.reply:
+            n = process.number()
+            process.outputs.append(Output("reply", call.reply, m.Reply(value=value, error=failure), n))
+
+    def close(self, error: ProcessEnded) -> None:
+        """The process has ended: whatever is open, and all that comes later, gets `error`."""
+        self._ended = error
+        for key in list(self._running):
+            self.settle(key, UNSET, failure_of(error))
+        waiting, self._waiting = self._waiting, {}
+        for calls in waiting.values():
+            for call in calls:
+                self.answer(call, UNSET, failure_of(error))

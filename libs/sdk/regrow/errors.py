@@ -1,0 +1,167 @@
+"""Errors that a body or a client of processes meets. All are `RegrowError`s with a stable `code`."""
+
+from __future__ import annotations
+
+import builtins
+from functools import lru_cache
+
+from regrow_protocol.errors import RegrowError
+from regrow_protocol.messages import Failure
+
+
+class ExecutionFailed(RegrowError):
+    """A process that was awaited has failed.
+
+    Attributes:
+        reason: what it said, or its exception's text.
+        error: class name of its exception.
+        pid: of the process, where known.
+        retryable: false when it said that another try is of no use.
+    """
+
+    code = "execution-failed"
+
+    def __init__(self, reason: str, *, error: str = "", pid: str = "", retryable: bool = True, hint: str = "") -> None:
+        super().__init__(reason, hint=hint)
+        self.reason = reason
+        self.error = error
+        self.pid = pid
+        self.retryable = retryable
+
+
+class ExecutionCancelled(ExecutionFailed):
+    """A process that was awaited has been cancelled."""
+
+    code = "execution-cancelled"
+
+
+class StepFailed(RegrowError):
+    """A step failed for good. It is also an instance of the exception's own class where that is a builtin one.
+
+    Attributes:
+        error: class name of the exception that the function raised.
+    """
+
+    code = "step-failed"
+    error: str = ""
+
+
+class CallFailed(RegrowError):
+    """The endpoint raised. It is also an instance of the exception's own class where that is a builtin one."""
+
+    code = "call-failed"
+    error: str = ""
+
+
+class EndpointNotFound(RegrowError, ValueError):
+    """The process exposes no endpoint of that name."""
+
+    code = "endpoint-not-found"
+
+
+class InvalidArguments(RegrowError, TypeError):
+    """Arguments that do not fit the function's signature or annotations."""
+
+    code = "invalid-arguments"
+
+
+class NotSendable(RegrowError, TypeError):
+    """A value that cannot travel in a message."""
+
+    code = "not-sendable"
+
+
+class ProcessEnded(RegrowError):
+    """The process has ended; it answers no calls any more."""
+
+    code = "process-ended"
+
+
+class ProcessNotFound(RegrowError, LookupError):
+    """There is no process of that id or name."""
+
+    code = "process-not-found"
+
+
+class EventNotSeen(RegrowError, LookupError):
+    """The event stream ended without the event that was waited for."""
+
+    code = "event-not-seen"
+
+
+class OutsideProcess(RegrowError, RuntimeError):
+    """An operation that only a process body may use."""
+
+    code = "outside-process"
+
+
+class NotAllowedInBody(RegrowError, RuntimeError):
+    """I/O, a thread or a clock on the deterministic loop of a process body."""
+
+    code = "not-allowed-in-body"
+
+
+class NondeterminismError(RegrowError):
+    """A replay made other operations than the recorded ones."""
+
+    code = "nondeterminism"
+
+
+class BodyHung(RegrowError):
+    """A body did not give the loop back within the turn limit."""
+
+    code = "body-hung"
+
+
+class ProgramError(RegrowError):
+    """A program file or module that cannot be used."""
+
+    code = "bad-program"
+
+
+class ProcessGone(BaseException):
+    """Raised by every operation of a process that is leaving memory: its `finally` blocks reach nobody."""
+
+
+_BY_CODE: dict[str, type[RegrowError]] = {
+    cls.code: cls for cls in (EndpointNotFound, InvalidArguments, ProcessEnded, ProcessNotFound, NotSendable)
+}
+
+
+@lru_cache(maxsize=256)
+def _merged(base: type[RegrowError], error: str) -> type[RegrowError]:
+    builtin = getattr(builtins, error, None)
+    if not (isinstance(builtin, type) and issubclass(builtin, Exception)) or builtin is Exception:
+        return base
+    try:
+        return type(base.__name__, (base, builtin), {"__module__": base.__module__, "code": base.code})
+    except TypeError:  # two C layouts that do not mix
+        return base
+
+
+def raised(base: type[RegrowError], failure: Failure) -> RegrowError:
+    """The exception for a recorded failure; the same live and replayed."""
+    known = _BY_CODE.get(failure.code)
+    if known is not None:
+        return known(failure.message)
+    error = _merged(base, failure.error)(failure.message)
+    error.__dict__["error"] = failure.error
+    return error
+
+
+def execution_failed(failure: Failure, pid: str) -> ExecutionFailed:
+    """The exception that awaiting a failed or cancelled process raises."""
+    cls = ExecutionCancelled if failure.code == "cancelled" else ExecutionFailed
+    return cls(failure.message, error=failure.error, pid=pid, retryable=failure.retryable)
+
+
+def failure_of(error: BaseException) -> Failure:
+    """An exception as data: class, text, code; no traceback, for what is recorded must replay anywhere."""
+    if isinstance(error, ExecutionFailed):
+        message, retryable = error.reason, error.retryable
+    else:
+        message = error.message if isinstance(error, RegrowError) else str(error)
+        retryable = True
+    code = error.code if isinstance(error, RegrowError) else "exception"
+    name = type(error).__name__
+    return Failure(error=name, message=message or name, code=code, retryable=retryable)

@@ -1,0 +1,179 @@
+"""The records that a fold keeps of its operations until their outcome comes back, and what it sends."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Raw, Struct, UnsetType
+
+from regrow_protocol import messages as m
+from regrow_protocol.errors import RegrowError
+from regrow_protocol.messages import Failure, Op
+
+from .codec import digest_bytes, from_raw, result_type
+from .definition import ProcessType
+from .errors import InvalidArguments, StepFailed, execution_failed, raised
+
+
+@dataclass(slots=True)
+class Env:
+    """What all processes of a host share.
+
+    Attributes:
+        app: its name.
+        build: of the code.
+        partitions: how many the app has.
+        types: process types by name.
+    """
+
+    app: str
+    build: str
+    partitions: int
+    types: Mapping[str, ProcessType[Any, Any]]
+
+
+@dataclass(slots=True, eq=False)
+class Output:
+    """A message that a turn sends.
+
+    Attributes:
+        to: `inbox` of process `target`, an `event` of it, or a `reply` on subject `target`.
+        n: number in the id `<pid>.<incarnation>.<n>`.
+    """
+
+    to: Literal["inbox", "event", "reply"]
+    target: str
+    message: Struct
+    n: int
+
+
+class Pending:
+    """An operation whose answer is awaited.
+
+    Attributes:
+        op: what its answer echoes.
+        future: what the body awaits.
+        type_: annotation that the value is rebuilt by.
+        base: class of the exception for a failure; for children their pid instead.
+    """
+
+    __slots__ = ("base", "future", "op", "type_")
+
+    def __init__(
+        self, op: Op, future: asyncio.Future[Any], type_: Any, base: type[RegrowError] | str = StepFailed
+    ) -> None:
+        self.op = op
+        self.future = future
+        self.type_ = type_
+        self.base = base
+
+    def settle(self, value: Raw | UnsetType, failure: Failure | None) -> None:
+        """Hand the outcome to the body."""
+        if self.future.done():
+            return
+        if failure is not None:
+            error = execution_failed(failure, self.base) if isinstance(self.base, str) else raised(self.base, failure)
+            self.future.set_exception(error)
+            # Nobody may be waiting: a spawned child that fails is an event, not an unhandled error.
+            self.future.exception()
+            return
+        try:
+            self.future.set_result(from_raw(value, self.type_) if isinstance(value, Raw) else None)
+        except (msgspec.MsgspecError, NotImplementedError) as error:
+            text = f"The result of {self.op.kind} {self.op.name!r} does not fit its annotation: {error}"
+            self.future.set_exception(InvalidArguments(text))
+
+
+class Child:
+    """A child as its parent keeps it."""
+
+    __slots__ = ("cancelled", "ended", "feed_wanted", "op", "pending", "pid", "start", "status")
+
+    def __init__(self, pid: str, op: Op, pending: Any) -> None:
+        self.pid = pid
+        self.op = op
+        self.pending = pending
+        self.status: str = "running"
+        self.ended = False
+        self.cancelled = False
+        self.feed_wanted = True
+        self.start: Output | None = None
+
+    def end(self, message: m.Child) -> None:
+        """Its outcome has come."""
+        self.ended = True
+        self.status = message.status
+        self.start = None
+        failure = message.error
+        if message.status == "cancelled" and failure is None:
+            failure = Failure("CancelledError", "cancelled", "cancelled")
+        self.pending.settle(message.value, failure)
+
+
+@dataclass(slots=True, frozen=True)
+class StepPolicy:
+    """How a step runs.
+
+    Attributes:
+        retries: further tries after the first failed.
+        backoff: seconds before the first retry; doubles with each, at most 60.
+        timeout: seconds for one try, or None.
+        name: shown in lists and compared on replay; by default the function's.
+    """
+
+    retries: int = 0
+    backoff: float = 0.1
+    timeout: float | None = None
+    name: str = ""
+
+    def delay(self, attempt: int) -> float:
+        """Seconds to wait after try number `attempt`."""
+        return min(60.0, self.backoff * 2 ** (attempt - 1))
+
+
+@dataclass(slots=True)
+class Step:
+    """A step that the host shall run, or is running."""
+
+    pending: Pending
+    function: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    policy: StepPolicy = field(default_factory=StepPolicy)
+
+    @classmethod
+    def of(
+        cls,
+        process: Any,
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        policy: StepPolicy,
+    ) -> Step:
+        """A new step of `process`."""
+        name = policy.name or getattr(function, "__qualname__", type(function).__name__)
+        op = process.operation("step", name, digest_bytes([args, kwargs] if kwargs else args))
+        try:
+            type_ = result_type(function)
+        except TypeError:  # unhashable callables have no annotations worth reading
+            type_ = Any
+        return cls(Pending(op, process.loop.create_future(), type_), function, args, kwargs, policy)
+
+
+_HERE = str(Path(__file__).parent)
+
+
+def source_line(frame: FrameType | None) -> str:
+    """The line of the program that is running, as `survey.py:41`."""
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if not name.startswith(_HERE) and "asyncio" not in name and not name.startswith("<"):
+            return f"{Path(name).name}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "?"

@@ -1,0 +1,764 @@
+"""A process is a deterministic fold over its inbox: `apply` takes the next input and collects what the process sends.
+
+Nothing here does I/O or knows a clock. The same inputs, in the same order with the same times, always give the same outputs with
+the same ids `<pid>.<incarnation>.<n>`; a host may suppress those that were published before. What the body asks of its host
+(steps to run, timers to arm) stands in `steps` and `timers` until its outcome comes back as an input; the first one counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import random
+import sys
+from array import array
+from collections.abc import Awaitable, Callable, Coroutine
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Raw
+
+from regrow_protocol import ids
+from regrow_protocol import messages as m
+from regrow_protocol.messages import Failure, Op, Ref
+
+from . import endpoints
+from .codec import NULL, from_raw, to_raw
+from .definition import ProcessType
+from .errors import (
+    CallFailed,
+    EventNotSeen,
+    ExecutionFailed,
+    NondeterminismError,
+    ProcessEnded,
+    ProcessGone,
+    execution_failed,
+    failure_of,
+)
+from .handle import EventFeed, ProcessHandle
+from .loop import DeterministicLoop, DeterministicTimer
+from .operations import Child, Env, Output, Pending, Step, StepPolicy, source_line
+from .restart import RestartBody
+
+
+class Process:
+    """One process in memory.
+
+    Attributes:
+        pid: its id.
+        applied: sequence of the last input applied.
+        clock: seconds since 1970; max(its last time, the input's recorded time, the timer's due time).
+        steps: running steps by operation number.
+        timers: set timers by operation number.
+        outputs: what the last turns sent, for the host to take.
+        ended: its final event is out.
+        replaying: the turn repeats what was done before.
+    """
+
+    def __init__(self, env: Env, pid: str, *, trace: bool = False) -> None:
+        self.env = env
+        self.pid = pid
+        self.applied = 0
+        self.inputs = 0
+        self.replaying = False
+        self.gone = False
+        self.build = ""
+        self.ended = False
+        self.outputs: list[Output] = []
+        self.steps: dict[int, Step] = {}
+        self.timers: dict[int, DeterministicTimer] = {}
+        self.new_local: list[int] = []
+        self.dropped_local: list[int] = []
+        self.trace: dict[int, tuple[Op, str]] | None = {} if trace else None
+        self.clock = 0.0
+        self._recorded = 0.0
+        self._restarting = False
+        self._started_at = 0.0
+        self._client_windows: dict[str, set[int]] = {}
+        self.start: m.Start | None = None
+        self.incarnation = -1
+        self._waiting_for_start: list[tuple[m.Input, int]] = []
+        self._marks: dict[str, int] = {}
+        self._early: dict[str, dict[int, tuple[m.Input, int]]] = {}
+        self._reset()
+
+    def _reset(self) -> None:
+        """The state of an incarnation that begins."""
+        self.loop = DeterministicLoop(self)
+        self.type: ProcessType[Any, Any] | None = None
+        self.restart: RestartBody | None = None
+        self.n = 0
+        self._rolling = array("Q", [0])
+        self._random: random.Random | None = None
+        self.events: list[m.EventRecord] = []
+        self._events_before = 0
+        self._watchers: dict[Ref, None] = {}
+        self._calls: dict[int, Pending] = {}
+        self.children: dict[str, Child] = {}
+        self._child_of_op: dict[int, Child] = {}
+        self._feeds: dict[str, EventFeed] = {}
+        self._watch_ops: dict[int, str] = {}
+        self._request_numbers: dict[str, int] = {}
+        self.endpoints = endpoints.Endpoints(self)
+        self._outcome: tuple[m.Status, Raw, Failure | None] | None = None
+        self._waiting: list[asyncio.Future[Any]] = []
+        self._main: asyncio.Task[None] | None = None
+        self._main_ended = False
+        self._closing = False
+        self.dropped_local.extend([*self.steps, *self.timers])
+        self.steps.clear()
+        self.timers.clear()
+
+    def __repr__(self) -> str:
+        return f"process {self.pid} ({self.start.type if self.start else 'not started'})"
+
+    # Inputs -----------------------------------------------------------------------------------------------------------
+
+    def apply(self, message: m.Input, seq: int, time: float) -> None:
+        """Apply the input with sequence `seq` that was recorded at `time`, and run until nothing is ready.
+
+        Raises:
+            NondeterminismError: the input answers an operation that this fold has not made.
+        """
+        self.applied = seq
+        self.inputs += 1
+        self.clock = max(self.clock, message.at if message.at is not None else time, message.clock or 0.0)
+        self._recorded = message.at if message.at is not None else time
+        self._take(message, seq)
+        self._turn()
+
+    def _take(self, message: m.Input, seq: int) -> None:
+        if isinstance(message, m.Start):
+            self._on_start(message)
+        elif self.start is None or (self.ended and self._restarting):
+            self._waiting_for_start.append((message, seq))
+        elif isinstance(message, m.Request) and message.k:
+            self._in_order(message, seq)
+        else:
+            _HANDLERS[type(message)](self, message)
+
+    def _in_order(self, message: m.Request, seq: int) -> None:
+        """Requests of one sender are taken in its order, each once."""
+        if message.by is None:
+            if self._seen_of_client(message):
+                return
+            _HANDLERS[type(message)](self, message)
+            return
+        sender = f"{message.by.pid}.{message.by.incarnation}"
+        mark = self._marks.get(sender, 0)
+        if message.k <= mark:
+            return
+        if message.k > mark + 1:
+            self._early.setdefault(sender, {})[message.k] = (message, seq)  # pyright: ignore[reportArgumentType]
+            return
+        _HANDLERS[type(message)](self, message)
+        self._marks[sender] = message.k
+        early = self._early.get(sender)
+        while early and (following := early.pop(self._marks[sender] + 1, None)) is not None:
+            self._marks[sender] += 1
+            _HANDLERS[type(following[0])](self, following[0])
+
+    def _seen_of_client(self, message: m.Request) -> bool:
+        """Clients' requests may overtake each other: a window of 4,096 numbers tells the repeats."""
+        client: str = getattr(message, "client", "")
+        top = self._marks.get(client, 0)
+        window = self._client_windows.setdefault(client, set())
+        if message.k in window or message.k <= top - 4096:
+            return True
+        window.add(message.k)
+        if message.k > top:
+            self._marks[client] = top = message.k
+        if len(window) > 8192:
+            self._client_windows[client] = {k for k in window if k > top - 4096}
+        return False
+
+    def _turn(self) -> None:
+        self._drain()
+        if self.start is None or self.ended:
+            return
+        if self._main_ended and not self._closing:
+            self._closing = True
+            for task in self.loop.tasks:
+                task.cancel()
+            self._drain()
+        if self._closing:
+            self._cancel_children("its parent has ended")
+            if not self.loop.tasks and all(child.ended for child in self.children.values()):
+                self._finish()
+
+    def _drain(self) -> None:
+        while True:
+            try:
+                self.loop.drain()
+            except (SystemExit, KeyboardInterrupt) as error:
+                self.decide("failed", NULL, failure_of(error))
+                self._main_ended = True
+                continue
+            return
+
+    # Beginning and end --------------------------------------------------------------------------------------------------
+
+    def _on_start(self, start: m.Start) -> None:
+        if start.incarnation <= self.incarnation:
+            return
+        if self.start is not None:
+            self.loop.close()
+            self._reset()
+        self.start = start
+        self.incarnation = start.incarnation
+        self.build = start.build
+        self.ended = False
+        self._restarting = False
+        self._started_at = self.clock
+        self._client_windows: dict[str, set[int]] = {}
+        if start.carry is not None:
+            self._events_before = start.carry.events
+            self._started_at = start.carry.started
+            self._watchers = dict.fromkeys(start.carry.watchers)
+            self._marks.update(start.carry.marks)
+        elif start.watch and start.parent is not None:
+            self._watchers[start.parent] = None
+        self._begin(start)
+        held, self._waiting_for_start = self._waiting_for_start, []
+        if held:
+            self._drain()
+        for message, seq in held:
+            if seq > start.since:
+                self._take(message, seq)
+
+    def _begin(self, start: m.Start) -> None:
+        kind = "restarted" if start.incarnation else "started"
+        self.announce(kind, NULL, meta=self._meta())
+        type_ = self.env.types.get(start.type)
+        if type_ is None:
+            known = ", ".join(sorted(self.env.types)) or "none"
+            failure = Failure(
+                "ProgramError", f"unknown process type {start.type!r}; known: {known}", "unknown-type", False
+            )
+            self.decide("failed", NULL, failure)
+            self._main_ended = True
+            return
+        self.type = type_
+        if type_.timeout is not None:
+            self.loop.call_later(type_.timeout, self._timed_out, type_.timeout)
+        if type_.resume == "restart":
+            self.restart = RestartBody(self)
+            return
+        self._main = self.loop.create_task(self._run(type_, start.args), context=contextvars.Context())
+
+    async def _run(self, type_: ProcessType[Any, Any], raw: Raw) -> None:
+        try:
+            args, kwargs = type_.signature.decode(raw)
+            result = await type_.function(*args, **kwargs)
+            value = to_raw(result, f"The result of {type_.name}()")
+        except asyncio.CancelledError:
+            self.decide("cancelled", NULL, Failure("CancelledError", "cancelled", "cancelled"))
+        except ProcessGone:
+            raise
+        except BaseException as error:  # noqa: BLE001 - whatever ends the body is the process's outcome
+            self.decide("failed", NULL, failure_of(error))
+        else:
+            self.decide("done", value, None)
+        finally:
+            self._main_ended = True
+
+    def body_ended(self, status: m.Status, value: Raw, failure: Failure | None) -> None:
+        """The `restart` body has ended."""
+        self.decide(status, value, failure)
+        self._main_ended = True
+
+    def _timed_out(self, seconds: float) -> None:
+        self.decide("failed", NULL, Failure("TimeoutError", f"timed out after {seconds:g} s", "timeout"))
+        self._stop_body("timed out")
+
+    def _stop_body(self, reason: str) -> None:
+        self._cancel_children(reason)
+        if self._main is not None:
+            self._main.cancel()
+        elif self.restart is not None:
+            self.restart.cancel()
+
+    def _cancel_children(self, reason: str) -> None:
+        for child in self.children.values():
+            if not child.ended and not child.cancelled:
+                self.cancel(child.pid, reason)
+
+    def decide(self, status: m.Status, value: Raw, failure: Failure | None) -> None:
+        """Fix the outcome; the first decision counts."""
+        if self._outcome is not None:
+            return
+        self._outcome = (status, value, failure)
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            self._settle_wait(future)
+
+    def _settle_wait(self, future: asyncio.Future[Any]) -> None:
+        if future.done() or self._outcome is None:
+            return
+        status, value, failure = self._outcome
+        if status == "done":
+            future.set_result(from_raw(value, self.type.signature.result if self.type else Any))
+        elif failure is not None:
+            future.set_exception(execution_failed(failure, self.pid))
+
+    def _finish(self) -> None:
+        assert self._outcome is not None
+        assert self.start is not None
+        status, value, failure = self._outcome
+        self.endpoints.close(ProcessEnded(f"The process {self.pid} has ended", hint="start a new one"))
+        if self._restarting_wanted():
+            self._start_again()
+            return
+        data = value if status == "done" else to_raw(_failure_data(failure)) if status == "failed" else NULL
+        self.announce(status, data, meta=self._meta(), final=True)
+        if self.start.parent is not None and self.start.op is not None:
+            parent = self.start.parent
+            self.send(
+                parent.pid,
+                m.Child(
+                    incarnation=parent.incarnation,
+                    op=self.start.op,
+                    pid=self.pid,
+                    status=status,
+                    value=value if status == "done" else UNSET,
+                    error=failure,
+                ),
+            )
+        self.ended = True
+        self._drop_local()
+        self.loop.close()
+
+    def _restarting_wanted(self) -> bool:
+        return self.restart is not None and self.restart.wants_restart
+
+    def _start_again(self) -> None:
+        """Write the next incarnation's start into the own inbox."""
+        start = self.start
+        assert start is not None
+        self._restarting = True
+        self.ended = True
+        carry = m.Carry(
+            events=self._events_before + len(self.events),
+            started=self._started_at,
+            watchers=list(self._watchers),
+            marks=dict(self._marks),
+        )
+        self.send(
+            self.pid,
+            m.Start(
+                type=start.type, args=start.args, build=start.build, incarnation=self.incarnation + 1, since=self.applied,
+                parent=start.parent, root=start.root, op=start.op, name=start.name, program=start.program,
+                restarts=start.restarts + 1, carry=carry,
+            ),
+        )  # fmt: skip
+        self._drop_local()
+        self.loop.close()
+
+    def _drop_local(self) -> None:
+        self.dropped_local.extend([*self.steps, *self.timers])
+        self.steps.clear()
+        self.timers.clear()
+
+    def _meta(self) -> m.ProcessMeta:
+        start = self.start
+        assert start is not None
+        return m.ProcessMeta(
+            type=start.type,
+            build=self.build,
+            parent=start.parent.pid if start.parent else None,
+            root=start.root,
+            name=start.name,
+            program=start.program,
+            started=self._started_at,
+        )
+
+    @property
+    def status(self) -> str:
+        """`waiting` for its start, `running`, or how it ended."""
+        if self.start is None:
+            return "waiting"
+        return self._outcome[0] if self.ended and self._outcome and not self._restarting else "running"
+
+    @property
+    def result_raw(self) -> tuple[m.Status, Raw, Failure | None] | None:
+        """The outcome, once decided."""
+        return self._outcome
+
+    @property
+    def quiescent(self) -> bool:
+        """Nothing is under way that the stream does not hold: no step, no `restart` body."""
+        running = self.restart is not None and self.restart.running and not self.ended
+        return not self.steps and self.loop.idle and not running
+
+    def leave(self) -> None:
+        """Leave memory: the coroutines end under a marker that refuses every operation."""
+        self.gone = True
+        self.loop.close()
+
+    # Operations and outputs -------------------------------------------------------------------------------------------
+
+    def operation(self, kind: str, name: str, args: bytes | Raw = b"") -> Op:
+        """Number the next operation of the body and digest it into all before."""
+        if self.gone:
+            raise ProcessGone
+        digest = blake2b(args, digest_size=8).hexdigest() if args else ""
+        text = f"{self._rolling[-1]:x} {kind} {name} {digest}"
+        rolling = int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big")
+        self.n += 1
+        self._rolling.append(rolling)
+        op = Op(self.n, kind, name, digest, f"{rolling:016x}")
+        if self.trace is not None:
+            self.trace[self.n] = (op, source_line(sys._getframe(1)))
+        return op
+
+    def number(self) -> int:
+        """The number of an output that is no operation of the body."""
+        self.n += 1
+        self._rolling.append(self._rolling[-1])
+        return self.n
+
+    def send(self, pid: str, message: m.Message, n: int = 0) -> None:
+        """Into the inbox of a process."""
+        self.outputs.append(Output("inbox", pid, message, n or self.number()))
+
+    def request(self, pid: str) -> int:
+        """The number of the next request to `pid`."""
+        k = self._request_numbers[pid] = self._request_numbers.get(pid, 0) + 1
+        return k
+
+    def announce(
+        self, type_: str, data: Raw, *, source: str | None = None, meta: m.ProcessMeta | None = None, final: bool = False,
+        n: int = 0,
+    ) -> None:  # fmt: skip
+        """Publish an event and forward it to those who watch."""
+        record = m.EventRecord(
+            pid=self.pid,
+            incarnation=self.incarnation,
+            n=n or self.number(),
+            seq=self._events_before + len(self.events) + 1,
+            type=type_,
+            time=self.clock,
+            data=data,
+            source=source,
+            final=final,
+            meta=meta,
+        )
+        self.events.append(record)
+        self.outputs.append(Output("event", self.pid, record, record.n))
+        for watcher in self._watchers:
+            self._forward(watcher, record)
+
+    def _forward(self, watcher: Ref, record: m.EventRecord) -> None:
+        self.send(watcher.pid, m.Event(incarnation=watcher.incarnation, n=watcher.n, event=record))
+
+    def take_outputs(self) -> list[Output]:
+        """What was sent since the last call."""
+        outputs, self.outputs = self.outputs, []
+        return outputs
+
+    @property
+    def lead(self) -> float | None:
+        """The clock, where it is ahead of the time of the input: those who hear from this process must not be behind it."""
+        return self.clock if self.clock > self._recorded else None
+
+    # Echoes ---------------------------------------------------------------------------------------------------------------
+
+    def _fits(self, incarnation: int, op: Op, what: str) -> bool:
+        if incarnation != self.incarnation:
+            return False
+        if op.n <= self.n and f"{self._rolling[op.n]:016x}" == op.rolling:
+            return True
+        attempted = None
+        if self.trace is not None:
+            attempted = self.trace.get(op.n)
+        raise Diverged(op, attempted, self.applied, what, self.n)
+
+    def _on_result(self, message: m.Result) -> None:
+        if not self._fits(message.incarnation, message.op, f"{message.op.kind} result"):
+            return
+        n = message.op.n
+        if (step := self.steps.pop(n, None)) is not None:
+            self.dropped_local.append(n)
+            step.pending.settle(message.value, message.error)
+        elif (call := self._calls.pop(n, None)) is not None:
+            call.settle(message.value, message.error)
+
+    def _on_timer(self, message: m.Timer) -> None:
+        if not self._fits(message.incarnation, message.op, "timer"):
+            return
+        self.clock = max(self.clock, message.due)
+        timer = self.timers.pop(message.op.n, None)
+        if timer is not None:
+            self.dropped_local.append(message.op.n)
+            self.loop.fire(timer)
+
+    def _on_child(self, message: m.Child) -> None:
+        if not self._fits(message.incarnation, message.op, "child's end"):
+            return
+        child = self._child_of_op.get(message.op.n)
+        if child is not None and not child.ended:
+            child.end(message)
+            if child.feed_wanted is False:
+                self.children.pop(child.pid, None)
+
+    def _on_event(self, message: m.Event) -> None:
+        if message.incarnation == self.incarnation and (pid := self._watch_ops.get(message.n)) is not None:
+            self._feeds[pid].push(message.event)
+
+    def _on_watch(self, message: m.Watch) -> None:
+        watcher = message.by
+        if watcher is None or watcher in self._watchers:
+            return
+        self._watchers[watcher] = None
+        for record in self.events:
+            if record.seq > message.after:
+                self._forward(watcher, record)
+
+    def _on_call(self, message: m.Call) -> None:
+        self.endpoints.called(message)
+
+    def _on_cancel(self, message: m.Cancel) -> None:
+        if self.ended:
+            return
+        self.decide("cancelled", NULL, Failure("CancelledError", message.reason or "cancelled", "cancelled"))
+        self._stop_body(message.reason or "its parent was cancelled")
+
+    def _on_signal(self, message: m.Signal) -> None:
+        """Kept for `receive`."""
+
+    def _on_upgrade(self, message: m.Upgrade) -> None:
+        self.build = message.build
+
+    def _on_resume(self, message: m.Resume) -> None:
+        """Hosts read it."""
+
+    def _on_host_lost(self, message: m.HostLost) -> None:
+        if message.incarnation == self.incarnation and self.restart is not None and not self.ended:
+            self.restart.host_lost(message)
+
+    def _on_act(self, message: m.Act) -> None:
+        if message.incarnation == self.incarnation and self.restart is not None and not self.ended:
+            self.restart.act(message)
+
+    # The scope of a body: what the public API calls ---------------------------------------------------------------------
+
+    def timer_set(self, handle: DeterministicTimer) -> None:
+        op = self.operation("timer", "", repr(handle.when()).encode())
+        handle.n = op.n
+        handle.op = op
+        self.timers[op.n] = handle
+        self.new_local.append(op.n)
+
+    def timer_cancelled(self, handle: DeterministicTimer) -> None:
+        if self.timers.pop(handle.n, None) is not None:
+            self.dropped_local.append(handle.n)
+
+    def spawn(self, type_: ProcessType[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> ProcessHandle:
+        raw = type_.signature.encode(args, kwargs)
+        op = self.operation("spawn", type_.name, raw)
+        pid = ids.derived_id(ids.PROCESS, f"{self.pid}.{self.incarnation}.{op.n}", self.clock)
+        child = self.spawn_raw(
+            pid, type_.name, raw, op, Pending(op, self.loop.create_future(), type_.signature.result, pid)
+        )
+        return ProcessHandle(child.pid)
+
+    def spawn_raw(self, pid: str, type_name: str, raw: Raw, op: Op, pending: Any) -> Child:
+        """Start a child and keep account of it."""
+        assert self.start is not None
+        child = Child(pid, op, pending)
+        self.children[pid] = child
+        self._child_of_op[op.n] = child
+        start = m.Start(
+            type=type_name, args=raw, build=self.build, parent=Ref(self.pid, self.incarnation, op.n),
+            root=self.start.root or self.pid, op=op,
+        )  # fmt: skip
+        child.start = Output("inbox", pid, start, op.n)
+        self.outputs.append(child.start)
+        return child
+
+    async def run_child(self, type_: ProcessType[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a child as a call; if the caller is cancelled, so is the child."""
+        handle = self.spawn(type_, args, kwargs)
+        child = self.children[handle.pid]
+        child.feed_wanted = False
+        try:
+            return await child.pending.future
+        except asyncio.CancelledError:
+            if not child.ended:
+                self.cancel(handle.pid, "its caller was cancelled")
+            raise
+
+    def call(self, pid: str, endpoint: str, kwargs: dict[str, Any], *, wait: bool = False) -> Awaitable[Any]:
+        raw = to_raw(kwargs, f"An argument of {endpoint}()")
+        op = self.operation("call", endpoint, raw)
+        pending = Pending(op, self.loop.create_future(), Any, CallFailed)
+        self.call_raw(pid, endpoint, raw, op, pending, wait=wait)
+        return pending.future
+
+    def call_raw(self, pid: str, endpoint: str, raw: Raw, op: Op, pending: Any, *, wait: bool) -> None:
+        """Send a call and keep account of it."""
+        self._calls[op.n] = pending
+        by = Ref(self.pid, self.incarnation, op.n)
+        self.send(pid, m.Call(endpoint=endpoint, args=raw, op=op, by=by, k=self.request(pid), wait=wait), op.n)
+
+    def watch(self, pid: str) -> EventFeed:
+        feed = self._feeds.get(pid)
+        if feed is None:
+            feed = EventFeed()
+            self.watch_into(pid, feed)
+        return feed
+
+    def watch_into(self, pid: str, feed: Any) -> None:
+        """Have the events of `pid` forwarded, from the first, into `feed`."""
+        self._feeds[pid] = feed
+        child = self.children.get(pid)
+        if child is not None and child.start is not None and child.start in self.outputs:
+            child.start.message = msgspec.structs.replace(child.start.message, watch=True)
+            self._watch_ops[child.op.n] = pid
+            return
+        op = self.operation("watch", pid)
+        self._watch_ops[op.n] = pid
+        self.send(pid, m.Watch(by=Ref(self.pid, self.incarnation, op.n), k=self.request(pid)), op.n)
+
+    def cancel(self, pid: str, reason: str = "") -> None:
+        child = self.children.get(pid)
+        if child is not None:
+            if child.ended or child.cancelled:
+                return
+            child.cancelled = True
+        op = self.operation("cancel", pid)
+        self.send(pid, m.Cancel(reason=reason, by=Ref(self.pid, self.incarnation, op.n), k=self.request(pid)), op.n)
+
+    async def result(self, pid: str) -> Any:
+        child = self.children.get(pid)
+        if child is not None:
+            return await asyncio.shield(child.pending.future)
+        feed = self.watch(pid)
+        while not feed.ended:
+            await feed.more()
+        return outcome_of(feed, pid)
+
+    def status_of(self, pid: str) -> str:
+        child = self.children.get(pid)
+        if child is not None:
+            return child.status
+        feed = self._feeds.get(pid)
+        return feed.events[-1].type if feed and feed.ended and feed.events else "running"
+
+    def emit(self, type_: str, data: Any, source: str | None = None) -> None:
+        raw = to_raw(data, f"The data of event {type_!r}")
+        self.emit_raw(type_, raw, source)
+
+    def emit_raw(self, type_: str, raw: Raw, source: str | None = None) -> None:
+        op = self.operation("emit", type_, raw)
+        self.announce(type_, raw, source=source, n=op.n)
+
+    def bubble(self, pid: str, source: str | None) -> Callable[[], None]:
+        def forward(event: Any) -> None:
+            if not self.gone and not self.ended:
+                self.emit(event.type, event.data, event.source or source)
+
+        return self.watch(pid).subscribe(forward)
+
+    def expose(self, function: Callable[..., Coroutine[Any, Any, Any]], name: str) -> None:
+        self.operation("expose", name)
+        self.endpoints.expose(name, function)
+
+    def finish(self, status: m.Status, value: Any, failure: Failure | None) -> None:
+        raw = to_raw(value, "The result given to done()")
+        self.operation(status, "", raw)
+        self.decide(status, raw, failure)
+
+    async def wait(self) -> Any:
+        future = self.loop.create_future()
+        self._waiting.append(future)
+        self._settle_wait(future)
+        return await future
+
+    async def step(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], policy: StepPolicy
+    ) -> Any:
+        step = Step.of(self, function, args, kwargs, policy)
+        n = step.pending.op.n
+        self.steps[n] = step
+        self.new_local.append(n)
+        try:
+            return await step.pending.future
+        except asyncio.CancelledError:
+            if self.steps.pop(n, None) is not None:
+                self.dropped_local.append(n)
+            raise
+
+    @property
+    def random(self) -> random.Random:
+        """The process's own generator, seeded by its id."""
+        if self._random is None:
+            self._random = random.Random(f"{self.pid}.{self.incarnation}")  # noqa: S311 - must be repeatable
+        return self._random
+
+
+class Diverged(Exception):
+    """A recorded answer does not fit the operations of this fold."""
+
+    def __init__(self, recorded: Op, attempted: tuple[Op, str] | None, seq: int, what: str, made: int) -> None:
+        super().__init__(recorded, attempted, seq)
+        self.recorded = recorded
+        self.attempted = attempted
+        self.seq = seq
+        self.what = what
+        self.made = made
+
+    def explain(self, pid: str) -> NondeterminismError:
+        """The error for people: recorded against attempted."""
+        recorded = f"{self.recorded.kind} {self.recorded.name}".strip()
+        if self.attempted is not None:
+            op, line = self.attempted
+            now = f"the code now does {op.kind} {op.name}".rstrip() + f" ({line})"
+            if (op.kind, op.name) == (self.recorded.kind, self.recorded.name):
+                now += " with other arguments" if op.digest != self.recorded.digest else " after other operations"
+        else:
+            now = f"the code now makes only {self.made} operations up to there"
+        return NondeterminismError(
+            f"process {pid} diverged at input {self.seq} ({self.what}): recorded operation {self.recorded.n} was {recorded}; {now}",
+            hint="undo the change of the code, or guard it as docs/guides/determinism.md says; then `regrow resume PID`",
+        )
+
+
+def _failure_data(failure: Failure | None) -> dict[str, Any]:
+    assert failure is not None
+    return {
+        "reason": failure.message,
+        "error": failure.error,
+        "code": failure.code,
+        "retryable": failure.retryable,
+    }
+
+
+def outcome_of(feed: EventFeed, pid: str) -> Any:
+    """The result that a finished feed tells, or its failure raised."""
+    if not feed.events or not feed.events[-1].final:
+        raise EventNotSeen(f"The events of process {pid} ended without an outcome")
+    last = feed.events[-1]
+    if last.type == "done":
+        return last.data
+    if last.type == "failed":
+        data = last.data
+        raise ExecutionFailed(data["reason"], error=data["error"], pid=pid, retryable=data["retryable"])
+    raise execution_failed(Failure("CancelledError", "cancelled", "cancelled"), pid)
+
+
+_HANDLERS: dict[type, Callable[[Any, Any], None]] = {
+    m.Call: Process._on_call,
+    m.Signal: Process._on_signal,
+    m.Watch: Process._on_watch,
+    m.Cancel: Process._on_cancel,
+    m.Upgrade: Process._on_upgrade,
+    m.Resume: Process._on_resume,
+    m.HostLost: Process._on_host_lost,
+    m.Result: Process._on_result,
+    m.Child: Process._on_child,
+    m.Event: Process._on_event,
+    m.Timer: Process._on_timer,
+    m.Act: Process._on_act,
+}

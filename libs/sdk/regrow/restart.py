@@ -1,0 +1,194 @@
+"""`resume="restart"`: the body is an ordinary coroutine on the host's loop, so what it does is no function of the inbox.
+
+It is a client of its own process: each thing it asks for is recorded in the process's inbox as an `act`, and the fold does it.
+So the process stays a fold, and its events, children and answers survive the body. When the host dies, the next one records
+`host_lost`; the fold ends the incarnation, children first, and starts the next one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from regrow_protocol import messages as m
+from regrow_protocol.messages import Failure
+
+from .codec import NULL
+
+if TYPE_CHECKING:
+    from .process import Process
+
+
+class Spawn(Struct, omit_defaults=True):
+    """Act `spawn`."""
+
+    pid: str
+    type: str
+    args: Raw
+
+
+class CallAct(Struct, omit_defaults=True):
+    """Act `call`."""
+
+    pid: str
+    endpoint: str
+    args: Raw
+    wait: bool = False
+
+
+class EmitAct(Struct, omit_defaults=True):
+    """Act `emit`."""
+
+    type: str
+    data: Raw = NULL
+    source: str | None = None
+
+
+class Outcome(Struct, omit_defaults=True):
+    """Acts `end`, `decide` and `answer`: how the body, the process or endpoint call `key` ended."""
+
+    status: m.Status = "done"
+    value: Raw | UnsetType = UNSET
+    error: Failure | None = None
+    key: int = 0
+
+
+class Target(Struct, omit_defaults=True):
+    """Acts `watch`, `cancel` and `expose`: the pid or name they are about."""
+
+    name: str
+    reason: str = ""
+
+
+class Delivery(Struct):
+    """What the fold hands to the running body.
+
+    Attributes:
+        what: `result` of act `m`, `event` for the watch act `m`, endpoint `call` number `m`, `cancel`.
+    """
+
+    what: str
+    m: int
+    value: Raw | UnsetType = UNSET
+    error: Failure | None = None
+
+
+class _Remote:
+    """Stands where a deterministic body has a Pending."""
+
+    __slots__ = ("body", "m")
+
+    def __init__(self, body: RestartBody, number: int) -> None:
+        self.body = body
+        self.m = number
+
+    def settle(self, value: Raw | UnsetType, failure: Failure | None) -> None:
+        self.body.deliveries.append(Delivery("result", self.m, value, failure))
+
+
+class _RemoteFeed:
+    """Stands where a deterministic body has an EventFeed."""
+
+    __slots__ = ("body", "m")
+
+    def __init__(self, body: RestartBody, number: int) -> None:
+        self.body = body
+        self.m = number
+
+    def push(self, record: m.EventRecord) -> None:
+        self.body.deliveries.append(Delivery("event", self.m, Raw(m.encode(record))))
+
+
+class RestartBody:
+    """The fold's side of a `restart` body.
+
+    Attributes:
+        running: the body has begun and not ended, as far as the inbox says.
+        deliveries: what the host shall hand to the body.
+        wants_restart: this incarnation ends because its host died, and another one may follow.
+    """
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self.running = True
+        self.deliveries: list[Delivery] = []
+        self.wants_restart = False
+        self._last = 0
+        self._early: dict[int, m.Act] = {}
+        process.endpoints.hold_all = True
+
+    def deliver(self, what: str, number: int, value: Raw | UnsetType = UNSET) -> None:
+        """Hand something to the body."""
+        self.deliveries.append(Delivery(what, number, value))
+
+    def cancel(self) -> None:
+        """Cancel the body."""
+        self.deliver("cancel", 0)
+
+    def host_lost(self, message: m.HostLost) -> None:
+        """The body is gone with its host."""
+        if not self.running:
+            return
+        self.running = False
+        process = self._process
+        assert process.type is not None
+        assert process.start is not None
+        limit = process.type.max_restarts
+        if process.result_raw is None and (limit is None or process.start.restarts < limit):
+            self.wants_restart = True
+            process.body_ended("failed", NULL, Failure("HostLost", "its host was lost", "host-lost"))
+            return
+        text = f"its host {message.host} was lost and it may not be restarted again (max_restarts={limit})"
+        process.body_ended("failed", NULL, Failure("HostLost", text, "host-lost"))
+
+    def act(self, act: m.Act) -> None:
+        """Do what the body asked for; acts are taken in their order, each once."""
+        if not self.running or act.m <= self._last:
+            return
+        self._early[act.m] = act
+        while (following := self._early.pop(self._last + 1, None)) is not None:
+            self._last += 1
+            self._do(following)
+
+    def _do(self, act: m.Act) -> None:
+        process = self._process
+        match act.what:
+            case "spawn":
+                spawn = msgspec.json.decode(act.data, type=Spawn)
+                op = process.operation("spawn", spawn.type, spawn.args)
+                process.spawn_raw(spawn.pid, spawn.type, spawn.args, op, _Remote(self, act.m))
+            case "call":
+                call = msgspec.json.decode(act.data, type=CallAct)
+                op = process.operation("call", call.endpoint, call.args)
+                process.call_raw(call.pid, call.endpoint, call.args, op, _Remote(self, act.m), wait=call.wait)
+            case "emit":
+                emit = msgspec.json.decode(act.data, type=EmitAct)
+                process.emit_raw(emit.type, emit.data, emit.source)
+            case "watch":
+                target = msgspec.json.decode(act.data, type=Target)
+                process.watch_into(target.name, _RemoteFeed(self, act.m))
+            case "cancel":
+                target = msgspec.json.decode(act.data, type=Target)
+                process.cancel(target.name, target.reason)
+            case "expose":
+                target = msgspec.json.decode(act.data, type=Target)
+                process.operation("expose", target.name)
+                process.endpoints.expose(target.name, None)
+            case "turn":
+                process.endpoints.release()
+            case "answer":
+                outcome = msgspec.json.decode(act.data, type=Outcome)
+                process.endpoints.settle(outcome.key, outcome.value, outcome.error)
+            case "decide" | "end":
+                outcome = msgspec.json.decode(act.data, type=Outcome)
+                value = outcome.value if isinstance(outcome.value, Raw) else NULL
+                if act.what == "decide":
+                    process.operation(outcome.status, "", value)
+                    process.decide(outcome.status, value, outcome.error)
+                else:
+                    self.running = False
+                    process.body_ended(outcome.status, value, outcome.error)
+            case _:
+                process.operation("unknown", act.what)
