@@ -41,8 +41,8 @@ def test_balance_is_complete_and_even(situation: tuple[set[str], int, dict[int, 
 def test_balance_moves_as_few_as_possible(situation: tuple[set[str], int, dict[int, str]]) -> None:
     """No even assignment keeps more partitions where they are.
 
-    A host that holds n keeps at most min(n, its quota), and a quota is `least` or, for `more` hosts, one larger: so the most
-    that can be kept is a sum that needs no assignment to be computed.
+    A host that holds n keeps at most min(n, its quota), and a quota is `least` or, for `more` hosts, one larger: so the
+    most that can be kept is a sum that needs no assignment to be computed.
     """
     living, count, current = situation
     held = Counter(current[part] for part in range(count) if current.get(part) in living)
