@@ -1,0 +1,161 @@
+"""Durable pull consumption, for services: each message is delivered until it is acknowledged.
+
+One pull request is kept open at the server for as long as somebody fetches; it carries heartbeats, so a lost one (a
+restarted server, a changed leader) is noticed and made again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from nats.nuid import NUID
+
+from .wire import Received, ack_parts, as_json, pub, status_of
+
+if TYPE_CHECKING:
+    from .client import Bus
+
+EXPIRES = 30.0
+HEARTBEAT = 0.5
+SILENT_TICKS = 7
+
+
+class Delivery:
+    """A message to be handled.
+
+    Attributes:
+        message: the message.
+        attempts: how often it was delivered, this time included.
+    """
+
+    __slots__ = ("_bus", "_reply", "attempts", "message")
+
+    def __init__(self, bus: Bus, message: Received, attempts: int, reply: str) -> None:
+        self._bus = bus
+        self._reply = reply
+        self.message = message
+        self.attempts = attempts
+
+    def ack(self) -> None:
+        """It is handled. Not confirmed: if this is lost, the message comes again."""
+        self._answer(b"+ACK")
+
+    async def ack_confirmed(self, timeout: float = 5.0) -> None:
+        """It is handled, and the server knows; raises `Unreachable`."""
+        await self._bus.core_request(self._reply, b"+ACK", timeout=timeout)
+
+    def nak(self, delay: float = 0.0) -> None:
+        """Deliver it again, after `delay` seconds."""
+        self._answer(b"-NAK" + (b" " + as_json({"delay": int(delay * 1e9)}) if delay > 0 else b""))
+
+    def term(self, reason: str = "") -> None:
+        """Never deliver it again."""
+        self._answer(f"+TERM {reason}".strip().encode())
+
+    def in_progress(self) -> None:
+        """It is still being worked on: the server's ack wait starts anew."""
+        self._answer(b"+WPI")
+
+    def _answer(self, body: bytes) -> None:
+        self._bus.nc.send(pub(self._reply, "", body))
+
+
+class PullConsumer:
+    """A durable consumer; make it with `Bus.consumer`."""
+
+    def __init__(self, bus: Bus, stream: str, name: str) -> None:
+        self.stream = stream
+        self.name = name
+        self._bus = bus
+        self._buffer: deque[Delivery] = deque()
+        self._arrival = asyncio.Event()
+        self._open = 0
+        self._number = 0
+        self._silent = 0
+        self._closed = False
+        self._inbox = f"_INBOX.{NUID().next().decode()}"
+        self._sid = bus.nc.raw_subscribe(f"{self._inbox}.*", self._arrived)
+
+    async def fetch(self, batch: int = 64, timeout: float = 5.0) -> list[Delivery]:
+        """What is there, up to `batch`; waits up to `timeout` seconds for the first one, then returns []."""
+        try:
+            async with asyncio.timeout(timeout):
+                while not self._buffer and not self._closed:
+                    await self._bus._up()
+                    if self._open <= 0:
+                        self._pull(batch)
+                    self._arrival.clear()
+                    await self._arrival.wait()
+        except TimeoutError:
+            return []
+        return [self._buffer.popleft() for _ in range(min(batch, len(self._buffer)))]
+
+    async def __aiter__(self) -> AsyncIterator[Delivery]:
+        while not self._closed:
+            for delivery in await self.fetch():
+                yield delivery
+
+    async def close(self) -> None:
+        """Fetch no more. What was fetched and not acknowledged is delivered again, to whoever fetches next."""
+        self._closed = True
+        self._bus._pulls.discard(self)
+        self._bus.nc.raw_unsubscribe(self._sid)
+        for delivery in self._buffer:
+            delivery.nak()
+        self._buffer.clear()
+        self._arrival.set()
+
+    def broken(self) -> None:
+        """The connection was lost: pull anew."""
+        self._open = 0
+        self._arrival.set()
+
+    def tick(self) -> None:
+        """Called by the bus four times a second."""
+        if self._open > 0:
+            self._silent += 1
+            if self._silent > SILENT_TICKS:
+                self.broken()
+
+    def _pull(self, batch: int) -> None:
+        self._silent = 0
+        self._open = batch
+        self._number += 1
+        body = as_json({"batch": batch, "expires": int(EXPIRES * 1e9), "idle_heartbeat": int(HEARTBEAT * 1e9)})
+        reply = f"{self._inbox}.{self._number}"
+        self._bus.nc.send(pub(f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{self.name}", reply, body))
+
+    def _arrived(self, subject: bytes, reply: bytes, headers: bytes | None, data: bytes) -> None:
+        self._silent = 0
+        if not reply.startswith(b"$JS.ACK."):
+            # 100 is a heartbeat; 408, 409, 503: that pull has ended, the present one or an earlier one
+            if status_of(headers) != 100 and subject.endswith(b".%d" % self._number):
+                self._open = 0
+                asyncio.get_running_loop().call_later(0.05, self._arrival.set)
+            return
+        if self._closed:
+            self._bus.nc.send(pub(reply.decode(), "", b"-NAK"))
+            return
+        seq, number, time, pending = ack_parts(reply)
+        tokens = reply.split(b".")
+        attempts = int(tokens[4] if len(tokens) == 9 else tokens[6])
+        message = Received(subject.decode(), seq, time, data, headers, number, pending)
+        self._buffer.append(Delivery(self._bus, message, attempts, reply.decode()))
+        self._open -= 1
+        self._arrival.set()
+
+
+async def ensure_consumer(
+    bus: Bus, stream: str, name: str, filters: list[str], options: dict[str, Any]
+) -> PullConsumer:
+    """Create or update the durable consumer `name`."""
+    config = {"durable_name": name, "name": name, "ack_policy": "explicit", "deliver_policy": "all", **options}
+    if filters:
+        config["filter_subjects"] = filters
+    await bus.request(
+        f"$JS.API.CONSUMER.CREATE.{stream}.{name}", as_json({"stream_name": stream, "config": config, "action": ""})
+    )
+    return PullConsumer(bus, stream, name)
