@@ -1,0 +1,64 @@
+"""The exit codes of `regrow`, by the stable code of the error. They are part of the interface: scripts rely on them.
+
+|  code | meaning |
+|---|---|
+| 0 | done |
+| 1 | the process that was asked for failed, or an error that has no code of its own |
+| 2 | wrong options or arguments |
+| 3 | the NATS server cannot be reached |
+| 4 | the NATS server refuses the credentials |
+| 5 | there is no such process, endpoint, app, host or dead letter; or more than one fits |
+| 6 | the store is full |
+| 7 | a value or message is too large, or was refused |
+| 8 | the program cannot be loaded, or has no process in it |
+| 9 | the history does not replay |
+| 10 | the data folder cannot be used |
+| 11 | the embedded stack does not come up |
+| 12 | the time was up |
+| 13 | cancelled |
+| 14 | a check found something (`regrow doctor`, `regrow check`) |
+| 70 | a defect in Regrow |
+| 130 | interrupted with Ctrl-C |
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from regrow_protocol.errors import RegrowError
+
+OK: Final = 0
+FAILED: Final = 1
+USAGE: Final = 2
+FOUND_SOMETHING: Final = 14
+DEFECT: Final = 70
+INTERRUPTED: Final = 130
+
+BY_ERROR: Final[dict[str, int]] = {
+    "usage": USAGE,
+    "invalid-name": USAGE,
+    "invalid-setting": USAGE,
+    "nats-unreachable": 3,
+    "nats-access-denied": 4,
+    "unknown-process": 5,
+    "ambiguous-process": 5,
+    "endpoint-not-found": 5,
+    "unknown-app": 5,
+    "unknown-dead-letter": 5,
+    "storage-full": 6,
+    "value-too-large": 7,
+    "publish-rejected": 7,
+    "program-not-loadable": 8,
+    "nondeterminism": 9,
+    "data-dir-unusable": 10,
+    "stack-failed": 11,
+    "nats-server-error": 11,
+    "stack-timeout": 12,
+    "timeout": 12,
+    "cancelled": 13,
+}
+
+
+def exit_code(error: RegrowError) -> int:
+    """What `regrow` exits with after this error."""
+    return BY_ERROR.get(error.code, FAILED)
