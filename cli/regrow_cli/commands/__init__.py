@@ -1,0 +1,6 @@
+"""The commands: each module registers its own with `register(app)`; they appear in the help in this order.
+
+A command imports what is heavy inside its function: every command pays for what stands at the top of all modules.
+"""
+
+MODULES = ("up", "down", "doctor")
