@@ -100,8 +100,10 @@ class Bus:
         connection = Connection()
         bus = cls(connection)
         bus._on_down, bus._on_up, bus.on_problem = on_down, on_up, on_problem
-        await connecting.connect(connection, target, name, bus._went_down, bus._came_up, connect_timeout)
-        connection.on_permission = bus._refused
+        await connecting.connect(
+            connection, target, name, bus._soon(bus._went_down), bus._soon(bus._came_up), connect_timeout
+        )
+        connection.on_permission = lambda what, subject: bus._soon(lambda: bus._refused(what, subject))()
         connection.start_replies()
         bus.connected_since = bus._loop.time()
         bus._is_up.set()
@@ -288,7 +290,7 @@ class Bus:
         max_bytes: int = direct.BATCH_BYTES,
         timeout: float = 10.0,
     ) -> tuple[list[Received], int]:
-        """Up to `batch` messages that match, from `start_seq` on, and how many are still to come. A follower may answer."""
+        """Up to `batch` messages that match, from `start_seq` on, and how many more do. A follower may answer."""
         return await direct.get_batch(
             self, stream, subject_filter, start_seq, batch=batch, max_bytes=max_bytes, timeout=timeout
         )
@@ -296,7 +298,7 @@ class Bus:
     async def history(
         self, stream: str, subject: str, start_seq: int = 1, up_to: int | None = None, *, timeout: float = 30.0
     ) -> list[Received]:
-        """All messages of a subject from `start_seq` on; with `up_to`, at least to that sequence, however late a follower is."""
+        """All messages of a subject from `start_seq` on; with `up_to`, at least to there, however late a follower is."""
         return await direct.history(self, stream, subject, start_seq, up_to, timeout)
 
     async def last(self, stream: str, subject: str) -> Received | None:
@@ -322,7 +324,7 @@ class Bus:
         max_deliver: int = -1,
         **options: Any,
     ) -> PullConsumer:
-        """Create or update the durable pull consumer `name` and fetch from it; `options` are further fields of its config."""
+        """Create or update the durable pull consumer `name`, to fetch from; `options` are further fields of its config."""
         subjects = [filters] if isinstance(filters, str) else list(filters or [])
         limits = {"ack_wait": int(ack_wait * 1e9), "max_ack_pending": max_ack_pending, "max_deliver": max_deliver}
         pull = await ensure_consumer(self, stream, name, subjects, {**limits, **options})
@@ -429,6 +431,14 @@ class Bus:
         found = [await direct.last(self, stream, subject) for subject in filters]
         return max((message.seq for message in found if message is not None), default=0)
 
+    def _soon(self, function: Callable[[], None]) -> Callable[[], None]:
+        """`function`, called from a plain callback of the event loop instead of from inside nats-py's tasks."""
+
+        def schedule() -> None:
+            self._loop.call_soon(function)
+
+        return schedule
+
     # what happens -----------------------------------------------------------------------------------------------------
 
     def _publisher(self, stream: str) -> Publisher:
@@ -446,11 +456,15 @@ class Bus:
         return self._gate_open
 
     def _went_down(self) -> None:
+        if self._closed:
+            return
         self._is_up.clear()
-        if self._on_down is not None and not self._closed:
+        if self._on_down is not None:
             self._on_down()
 
     def _came_up(self) -> None:
+        if self._closed:
+            return
         self.connected_since = self._loop.time()
         self._is_up.set()
         for reader in list(self._readers):
@@ -458,7 +472,7 @@ class Bus:
         for pull in list(self._pulls):
             pull.broken()
         for publisher in self._publishers.values():
-            publisher.kick()
+            publisher.kick(reconnected=True)
         if self._on_up is not None:
             self._on_up()
 
@@ -513,7 +527,7 @@ class Bus:
 
 
 def schedule_headers(at: float, target: str) -> dict[str, str]:
-    """Headers that make a message a schedule: publish its body on `target` (same stream) at `at` (seconds since 1970)."""
+    """Headers that make a message a schedule: its body comes on `target` (same stream) at `at` (seconds since 1970)."""
     moment = datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     return {"Nats-Schedule": f"@at {moment}", "Nats-Schedule-Target": target}
 

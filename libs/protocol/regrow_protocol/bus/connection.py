@@ -186,7 +186,10 @@ class Connection(Client):
                 log.exception("The handler of a message on %s failed", subject.decode("utf-8", "replace"))
         after, self.after_dispatch = self.after_dispatch, []
         for function in after:
-            function()
+            try:
+                function()
+            except Exception:
+                log.exception("Handing over messages failed")
 
     # out --------------------------------------------------------------------------------------------------------------
 

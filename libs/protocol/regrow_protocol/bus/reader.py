@@ -164,8 +164,9 @@ class Reader:
             try:
                 await self._open()
                 pause = 0.05
-            except RegrowError as error:
-                self._bus._problem(self.stream, error)
+            except Exception as error:  # noqa: BLE001 - whatever it is, a reader that stopped trying would be silent
+                problem = error if isinstance(error, RegrowError) else RegrowError(f"Reading failed: {error!r}")
+                self._bus._problem(self.stream, problem)
                 self._broken.set()
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 1.0)
@@ -257,7 +258,11 @@ class Reader:
                     arrived = arrived[:SLICE]
                 else:
                     self._buffer = []
-                self._apply(arrived)
+                try:
+                    self._apply(arrived)
+                except Exception:
+                    log.exception("What came from %s cannot be read: a new consumer", self.stream)
+                    self.broken()
         finally:
             self._delivering = False
 
@@ -316,7 +321,7 @@ class Reader:
             self._on_messages(batch)
         except Exception:
             log.exception("The reader of %s failed at %d to %d", self.stream, batch[0].seq, batch[-1].seq)
-        self.applied = batch[-1].seq
+        self.applied = max(self.applied, batch[-1].seq) if self._last_per_subject else batch[-1].seq
 
     def _check_current(self, pending: int | None) -> None:
         """Has this consumer given all that was there when it began?"""
