@@ -43,9 +43,10 @@ class LoopOwner(Protocol):
 
 
 class DeterministicTimer(asyncio.TimerHandle):
-    """A timer of a body; `op` is its operation, `n` the number of that."""
+    """A timer of a body; `op` is its operation, `n` the number of that, `seq` the input that set it."""
 
     n: int = 0
+    seq: int = 0
     op: Op | None = None
 
 

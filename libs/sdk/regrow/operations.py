@@ -159,11 +159,15 @@ class Step:
         """A new step of `process`."""
         name = policy.name or getattr(function, "__qualname__", type(function).__name__)
         op = process.operation("step", name, digest_bytes([args, kwargs] if kwargs else args))
+        return cls(Pending(op, process.loop.create_future(), cls.type_of(function)), function, args, kwargs, policy)
+
+    @staticmethod
+    def type_of(function: Callable[..., Any]) -> Any:
+        """What the step's result is rebuilt as."""
         try:
-            type_ = result_type(function)
+            return result_type(function)
         except TypeError:  # unhashable callables have no annotations worth reading
-            type_ = Any
-        return cls(Pending(op, process.loop.create_future(), type_), function, args, kwargs, policy)
+            return Any
 
 
 _HERE = str(Path(__file__).parent)

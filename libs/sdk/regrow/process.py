@@ -61,6 +61,7 @@ class Process:
         self.pid = pid
         self.applied = 0
         self.inputs = 0
+        self.inputs_since_start = 0
         self.replaying = False
         self.gone = False
         self.build = ""
@@ -123,6 +124,7 @@ class Process:
         """
         self.applied = seq
         self.inputs += 1
+        self.inputs_since_start += 1
         self.clock = max(self.clock, message.at if message.at is not None else time, message.clock or 0.0)
         self._recorded = message.at if message.at is not None else time
         self._take(message, seq)
@@ -207,6 +209,7 @@ class Process:
             self._reset()
         self.start = start
         self.incarnation = start.incarnation
+        self.inputs_since_start = 1
         self.build = start.build
         self.ended = False
         self._restarting = False
@@ -547,6 +550,7 @@ class Process:
         op = self.operation("timer", "", repr(handle.when()).encode())
         handle.n = op.n
         handle.op = op
+        handle.seq = self.applied
         self.timers[op.n] = handle
         self.new_local.append(op.n)
 

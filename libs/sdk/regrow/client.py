@@ -1,0 +1,292 @@
+"""A client of processes, outside all of them: start, watch, call, cancel.
+
+Events and replies come over core subscriptions; the streams are read only to catch up, so any number of clients may watch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from regrow_protocol import ids, streams, subjects
+from regrow_protocol import messages as m
+from regrow_protocol.bus import Bus
+from regrow_protocol.errors import RegrowError, WrongRevision
+
+from . import values
+from .codec import from_raw, to_raw
+from .errors import CallFailed, ProcessNotFound, execution_failed, raised
+from .handle import Event
+
+CATCH_UP_EVERY = 2.0
+
+
+class RemoteProcess:
+    """A process as a client sees it.
+
+    Attributes:
+        pid: its id.
+        app: its app.
+    """
+
+    def __init__(self, client: Client, app: str, pid: str, result_type: Any = Any) -> None:
+        self._client = client
+        self.app = app
+        self.pid = pid
+        self.result_type = result_type
+
+    def __repr__(self) -> str:
+        return f"RemoteProcess({self.pid!r})"
+
+    def events(self, *, follow: bool = True) -> AsyncIterator[Event]:
+        """Its events from the first; to its end, or with `follow=False` those that are there."""
+        return self._client.events(self.app, self.pid, follow=follow)
+
+    async def result(self, timeout: float | None = None) -> Any:
+        """Wait for its end; its result, or ExecutionFailed. TimeoutError after `timeout` seconds."""
+        async with asyncio.timeout(timeout):
+            async for record in self._client.records(self.app, self.pid):
+                if record.final:
+                    return outcome_of_record(record, self.result_type)
+        raise ProcessNotFound(f"Process {self.pid} has no outcome")
+
+    async def call(self, endpoint: str, /, *, wait: bool = False, timeout: float | None = 30.0, **kwargs: Any) -> Any:
+        """Call an endpoint; raises what `ProcessHandle.call` does, and TimeoutError after `timeout` seconds."""
+        return await self._client.call(self.app, self.pid, endpoint, kwargs, wait=wait, timeout=timeout)
+
+    async def cancel(self, reason: str = "") -> None:
+        """Ask it to end as cancelled, its children first."""
+        await self._client.send(self.app, self.pid, m.Cancel(reason=reason))
+
+    async def status(self) -> str:
+        """`waiting` (no host has taken it up yet), `running`, `done`, `failed` or `cancelled`."""
+        last = await self._client.bus.last(streams.EVENTS, subjects.events_of(self.app, self.pid))
+        if last is None:
+            return "waiting"
+        record: m.EventRecord = m.decode(last.data, m.EventRecord)
+        return record.type if record.final else "running"
+
+
+def outcome_of_record(record: m.EventRecord, type_: Any = Any) -> Any:
+    """The result that a final event tells, or its failure raised."""
+    if record.type == "done":
+        return from_raw(record.data, type_)
+    if record.type == "failed":
+        data = from_raw(record.data)
+        failure = m.Failure(data["error"], data["reason"], data["code"], data["retryable"])
+        raise execution_failed(failure, record.pid)
+    raise execution_failed(m.Failure("CancelledError", "cancelled", "cancelled"), record.pid)
+
+
+class Client:
+    """One connection's view of the processes.
+
+    Attributes:
+        bus: the connection.
+        id: of the client; replies come to `regrow.reply.<id>.>`.
+    """
+
+    def __init__(self, bus: Bus, *, time_now: Any = time.time) -> None:
+        self.bus = bus
+        self.id = ids.new_id(ids.CLIENT)
+        self._now = time_now
+        self._n = 0
+        self._replies: dict[str, asyncio.Future[m.Reply]] = {}
+        self._partitions: dict[str, int] = {}
+        self._sid: int | None = None
+
+    async def partitions_of(self, app: str) -> int:
+        """How many partitions an app has; raises ProcessNotFound for an unknown app."""
+        if app not in self._partitions:
+            found = await self.bus.kv("regrow_partitions").get(f"app.{subjects.token(app)}")
+            if found is None:
+                raise ProcessNotFound(f"There is no app {app!r}", hint="`regrow ls` lists the processes of all apps")
+            self._partitions[app] = m.decode(found[0], m.AppRecord).partitions
+        return self._partitions[app]
+
+    async def start(
+        self,
+        app: str,
+        build: str,
+        type_: str,
+        args: Raw | bytes = b"{}",
+        *,
+        name: str = "",
+        program: m.Program | None = None,
+        result_type: Any = Any,
+        pid: str = "",
+    ) -> RemoteProcess:
+        """Start a root process; returns when its start is stored."""
+        pid = pid or ids.new_id(ids.PROCESS)
+        start = m.Start(type=type_, args=Raw(args), build=build, name=name, program=program)
+        await self.send(app, pid, start, first=True)
+        return RemoteProcess(self, app, pid, result_type)
+
+    async def send(self, app: str, pid: str, message: m.Message, *, first: bool = False, msg_id: str = "") -> int:
+        """Put a message into an inbox; its sequence."""
+        part = ids.partition_of(pid, await self.partitions_of(app))
+        payload = m.encode(message)
+        if len(payload) > m.MAX_INLINE:
+            message, blobs = values.deflate(message)
+            for blob in blobs:
+                await self.bus.put_value(blob)
+            payload = m.encode(message)
+        self._n += 1
+        headers = {"Nats-Expected-Last-Subject-Sequence": "0"} if first else None
+        try:
+            ack = await self.bus.publish(
+                streams.inbox_stream(app),
+                subjects.inbox(app, part, pid),
+                payload,
+                msg_id or f"{self.id}.{self._n}",
+                headers=headers,
+            )
+        except WrongRevision:
+            if first:
+                raise RegrowError(f"There is a process {pid} already") from None
+            raise
+        return ack.seq
+
+    async def find(self, pid: str) -> RemoteProcess:
+        """A process by its id; raises ProcessNotFound."""
+        last = await self.bus.last(streams.EVENTS, f"regrow.event.*.{pid}.*")
+        if last is None:
+            raise ProcessNotFound(f"There is no process {pid}", hint="`regrow ls` lists them")
+        return RemoteProcess(self, subjects.event_parts(last.subject)[0], pid)
+
+    # Calls ------------------------------------------------------------------------------------------------------------------
+
+    async def call(
+        self,
+        app: str,
+        pid: str,
+        endpoint: str,
+        kwargs: dict[str, Any],
+        *,
+        wait: bool = False,
+        timeout: float | None = 30.0,
+    ) -> Any:
+        """Call an endpoint of a process."""
+        self._listen()
+        part = ids.partition_of(pid, await self.partitions_of(app))
+        self._n += 1
+        n = self._n
+        reply = subjects.reply(self.id, n)
+        call = m.Call(
+            endpoint=endpoint,
+            args=to_raw(kwargs, f"An argument of {endpoint}()"),
+            reply=reply,
+            client=self.id,
+            k=n,
+            wait=wait,
+        )
+        payload = m.encode(call)
+        if len(payload) > m.MAX_INLINE:
+            call, blobs = values.deflate(call)
+            for blob in blobs:
+                await self.bus.put_value(blob)
+            payload = m.encode(call)
+        future: asyncio.Future[m.Reply] = asyncio.get_running_loop().create_future()
+        self._replies[reply] = future
+
+        def published(outcome: Any) -> None:
+            if isinstance(outcome, BaseException) and not future.done():
+                future.set_exception(outcome)
+
+        try:
+            self.bus.publish_soon(
+                streams.inbox_stream(app), subjects.inbox(app, part, pid), payload, f"{self.id}.{n}", done=published
+            )
+            async with asyncio.timeout(timeout):
+                answer = await self._reply(future, reply)
+        except TimeoutError:
+            raise TimeoutError(
+                f"{endpoint}() of {pid} was not answered within {timeout} s: is a host of app {app!r} running?"
+            ) from None
+        finally:
+            self._replies.pop(reply, None)
+        if answer.error is not None:
+            raise raised(CallFailed, answer.error)
+        return from_raw(answer.value) if isinstance(answer.value, Raw) else None
+
+    async def _reply(self, future: asyncio.Future[m.Reply], subject: str) -> m.Reply:
+        while True:
+            done, _ = await asyncio.wait([future], timeout=CATCH_UP_EVERY)
+            if done:
+                answer = await future
+            else:
+                # The subscription may have missed it during a reconnect.
+                stored = await self.bus.last(streams.REPLIES, subject)
+                if stored is None:
+                    continue
+                answer = m.decode(stored.data, m.Reply)
+            return await values.inflate(answer, self.bus.get_value)
+
+    def _listen(self) -> None:
+        if self._sid is None:
+            self._sid = self.bus.nc.raw_subscribe(f"regrow.reply.{self.id}.>", self._answered)
+
+    def _answered(self, subject: bytes, _reply: bytes, _headers: bytes | None, data: bytes) -> None:
+        future = self._replies.get(subject.decode())
+        if future is not None and not future.done():
+            try:
+                future.set_result(m.decode(data, m.Reply))
+            except msgspec.MsgspecError as error:
+                future.set_exception(CallFailed(f"The reply does not decode: {error}"))
+
+    # Events -----------------------------------------------------------------------------------------------------------------
+
+    async def records(self, app: str, pid: str, *, follow: bool = True) -> AsyncIterator[m.EventRecord]:
+        """The recorded events of a process, each once, in order."""
+        feed: asyncio.Queue[m.EventRecord] = asyncio.Queue()
+        last = 0
+        early: dict[int, m.EventRecord] = {}
+        filter_ = subjects.events_of(app, pid)
+
+        def arrived(_subject: bytes, _reply: bytes, _headers: bytes | None, data: bytes) -> None:
+            feed.put_nowait(m.decode(data, m.EventRecord))
+
+        sid = self.bus.nc.raw_subscribe(filter_, arrived) if follow else None
+        seen = 0
+        try:
+            while True:
+                for received in await self.bus.history(streams.EVENTS, filter_, seen + 1):
+                    seen = received.seq
+                    feed.put_nowait(m.decode(received.data, m.EventRecord))
+                while True:
+                    try:
+                        record = (
+                            feed.get_nowait()
+                            if not follow or early
+                            else await asyncio.wait_for(feed.get(), CATCH_UP_EVERY)
+                        )
+                    except (TimeoutError, asyncio.QueueEmpty):
+                        break
+                    if record.seq > last:
+                        early[record.seq] = record
+                    while (following := early.pop(last + 1, None)) is not None:
+                        last += 1
+                        yield await values.inflate(following, self.bus.get_value)
+                        if following.final:
+                            return
+                if not follow:
+                    return
+        finally:
+            if sid is not None:
+                self.bus.nc.raw_unsubscribe(sid)
+
+    async def events(self, app: str, pid: str, *, follow: bool = True) -> AsyncIterator[Event]:
+        """The events of a process, each once, in order."""
+        async for record in self.records(app, pid, follow=follow):
+            yield Event.of(record)
+
+    async def close(self) -> None:
+        """Stop listening; the connection stays."""
+        if self._sid is not None:
+            self.bus.nc.raw_unsubscribe(self._sid)
+            self._sid = None

@@ -1,0 +1,220 @@
+"""Runs a `restart` body on the host's loop: an ordinary coroutine whose operations are recorded as acts of its process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import random as _random
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from msgspec import UNSET, Raw, Struct
+
+from regrow_protocol import ids
+from regrow_protocol import messages as m
+from regrow_protocol.messages import Failure, Op
+
+from .. import restart, scope
+from ..codec import NULL, Signature, to_raw
+from ..definition import ProcessType
+from ..errors import CallFailed, failure_of
+from ..handle import EventFeed, ProcessHandle
+from ..operations import Pending, Step, StepPolicy
+from ..process import Process, outcome_of
+from .steps import StepRunner
+
+Publish = Callable[[m.Act], None]
+
+
+class BodyScope:
+    """The scope of one incarnation of a `restart` body."""
+
+    replaying = False
+
+    def __init__(self, process: Process, publish: Publish, steps: StepRunner, ended: Callable[[], None]) -> None:
+        assert process.start is not None
+        assert process.type is not None
+        self.pid = process.pid
+        self.incarnation = process.incarnation
+        self.start = process.start
+        self.env = process.env
+        self.type: ProcessType[Any, Any] = process.type
+        self.random = _random.Random()  # noqa: S311 - not for secrets
+        self._publish = publish
+        self._steps = steps
+        self._m = 0
+        self._pending: dict[int, Pending] = {}
+        self._feeds: dict[str, EventFeed] = {}
+        self._feed_of: dict[int, EventFeed] = {}
+        self._children: dict[str, tuple[Pending, int]] = {}
+        self._endpoints: dict[str, tuple[Callable[..., Coroutine[Any, Any, Any]], Signature]] = {}
+        self._calls: set[asyncio.Task[None]] = set()
+        self._outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._abandoned = False
+        self._ended = ended
+        context = contextvars.copy_context()
+        context.run(scope.ambient.set, self)
+        self._context = context
+        self._task = asyncio.get_running_loop().create_task(self._run(), context=context, name=f"body {self.pid}")
+
+    @property
+    def clock(self) -> float:
+        """Real time: a `restart` body is not replayed."""
+        return time.time()
+
+    async def _run(self) -> None:
+        asyncio.get_running_loop().call_soon(lambda: self._act("turn", None))
+        outcome = restart.Outcome()
+        try:
+            args, kwargs = self.type.signature.decode(self.start.args)
+            result = await self.type.function(*args, **kwargs)
+            outcome.value = to_raw(result, f"The result of {self.type.name}()")
+        except asyncio.CancelledError:
+            outcome = restart.Outcome("cancelled", NULL, Failure("CancelledError", "cancelled", "cancelled"))
+        except BaseException as error:  # noqa: BLE001 - whatever ends the body is the process's outcome
+            outcome = restart.Outcome("failed", NULL, failure_of(error))
+        for task in self._calls:
+            task.cancel()
+        if self._calls:
+            await asyncio.wait(self._calls)
+        self._act("end", outcome)
+        self._ended()
+
+    def abandon(self) -> None:
+        """Stop without a word: another host goes on."""
+        self._abandoned = True
+        self._task.cancel()
+
+    def _act(self, what: str, data: Struct | None) -> int:
+        if self._abandoned:
+            return 0
+        self._m += 1
+        raw = NULL if data is None else Raw(m.encode(data))
+        self._publish(m.Act(incarnation=self.incarnation, m=self._m, what=what, data=raw))
+        return self._m
+
+    def deliver(self, delivery: restart.Delivery) -> None:
+        """Take what the fold hands over."""
+        if delivery.what == "cancel":
+            self._task.cancel()
+        elif delivery.what == "result":
+            pending = self._pending.pop(delivery.m, None)
+            if pending is not None:
+                pending.settle(delivery.value, delivery.error)
+        elif delivery.what == "event" and isinstance(delivery.value, Raw):
+            feed = self._feed_of.get(delivery.m)
+            if feed is not None:
+                self._context.run(feed.push, m.decode(delivery.value, m.EventRecord))
+        elif delivery.what == "call" and isinstance(delivery.value, Raw):
+            call = m.decode(delivery.value, _EndpointCall)
+            task = asyncio.get_running_loop().create_task(self._serve(delivery.m, call), context=self._context.copy())
+            self._calls.add(task)
+            task.add_done_callback(self._calls.discard)
+
+    async def _serve(self, key: int, call: _EndpointCall) -> None:
+        outcome = restart.Outcome(key=key)
+        try:
+            function, signature = self._endpoints[call.endpoint]
+            args, kwargs = signature.decode(call.args)
+            outcome.value = to_raw(await function(*args, **kwargs), f"The result of {call.endpoint}()")
+        except Exception as error:  # noqa: BLE001 - the caller's to handle
+            outcome.error = failure_of(error)
+        self._act("answer", outcome)
+
+    def _expect(self, number: int, kind: str, name: str, type_: Any, base: Any) -> Pending:
+        op = Op(number, kind, name, "", "")
+        pending = Pending(op, asyncio.get_running_loop().create_future(), type_, base)
+        self._pending[number] = pending
+        return pending
+
+    # The scope that the public API calls --------------------------------------------------------------------------------
+
+    def spawn(self, type_: ProcessType[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> ProcessHandle:
+        raw = type_.signature.encode(args, kwargs)
+        pid = ids.derived_id(ids.PROCESS, f"{self.pid}.{self.incarnation}.b{self._m + 1}", self.clock)
+        number = self._act("spawn", restart.Spawn(pid, type_.name, raw))
+        pending = self._expect(number, "spawn", type_.name, type_.signature.result, pid)
+        self._children[pid] = (pending, number)
+        return ProcessHandle(pid)
+
+    async def run_child(self, type_: ProcessType[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        handle = self.spawn(type_, args, kwargs)
+        try:
+            return await self._children[handle.pid][0].future
+        except asyncio.CancelledError:
+            self.cancel(handle.pid, "its caller was cancelled")
+            raise
+
+    def call(self, pid: str, endpoint: str, kwargs: dict[str, Any], *, wait: bool = False) -> Awaitable[Any]:
+        raw = to_raw(kwargs, f"An argument of {endpoint}()")
+        number = self._act("call", restart.CallAct(pid, endpoint, raw, wait))
+        return self._expect(number, "call", endpoint, Any, CallFailed).future
+
+    def watch(self, pid: str) -> EventFeed:
+        feed = self._feeds.get(pid)
+        if feed is None:
+            feed = self._feeds[pid] = EventFeed()
+            self._feed_of[self._act("watch", restart.Target(pid))] = feed
+        return feed
+
+    def cancel(self, pid: str, reason: str = "") -> None:
+        self._act("cancel", restart.Target(pid, reason))
+
+    async def result(self, pid: str) -> Any:
+        child = self._children.get(pid)
+        if child is not None:
+            return await asyncio.shield(child[0].future)
+        feed = self.watch(pid)
+        while not feed.ended:
+            await feed.more()
+        return outcome_of(feed, pid)
+
+    def status_of(self, pid: str) -> str:
+        child = self._children.get(pid)
+        if child is None or not child[0].future.done():
+            return "running"
+        if child[0].future.cancelled():
+            return "cancelled"
+        error = child[0].future.exception()
+        return "done" if error is None else "cancelled" if type(error).__name__ == "ExecutionCancelled" else "failed"
+
+    def emit(self, type_: str, data: Any, source: str | None = None) -> None:
+        self._act("emit", restart.EmitAct(type_, to_raw(data, f"The data of event {type_!r}"), source))
+
+    def bubble(self, pid: str, source: str | None) -> Callable[[], None]:
+        return self.watch(pid).subscribe(lambda event: self.emit(event.type, event.data, event.source or source))
+
+    def expose(self, function: Callable[..., Coroutine[Any, Any, Any]], name: str) -> None:
+        self._endpoints[name] = (function, Signature(function, f"{name}()"))
+        self._act("expose", restart.Target(name))
+
+    def finish(self, status: m.Status, value: Any, failure: Failure | None) -> None:
+        raw = to_raw(value, "The result given to done()")
+        self._act("decide", restart.Outcome(status, raw, failure))
+        if not self._outcome.done():
+            pending = Pending(Op(0, status, "", "", ""), self._outcome, self.type.signature.result, self.pid)
+            pending.settle(raw if failure is None else UNSET, failure)
+
+    async def wait(self) -> Any:
+        return await asyncio.shield(self._outcome)
+
+    async def step(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], policy: StepPolicy
+    ) -> Any:
+        """Run it here and now: a `restart` body has no record to keep it in."""
+        name = policy.name or getattr(function, "__qualname__", type(function).__name__)
+        pending = Pending(Op(0, "step", name, "", ""), asyncio.get_running_loop().create_future(), Any)
+        pending.type_ = Step.type_of(function)
+        value, failure, _ = await self._steps.run(Step(pending, function, args, kwargs, policy), _at_once)
+        pending.settle(value, failure)
+        return await pending.future
+
+
+class _EndpointCall(Struct):
+    endpoint: str
+    args: Raw
+
+
+async def _at_once() -> None:
+    return
