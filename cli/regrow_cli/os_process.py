@@ -91,7 +91,17 @@ def _from_proc(pid: int) -> str:
         return ""
     # The name in parentheses may hold anything; what follows is fixed: the state, and 19 further the start in ticks.
     fields = stat.rpartition(")")[2].split()
-    return "" if fields[0] in "ZX" else f"{_boot_id()}:{fields[19]}"
+    if fields[0] in "ZX" and not _has_threads(pid):
+        return ""
+    return f"{_boot_id()}:{fields[19]}"
+
+
+def _has_threads(pid: int) -> bool:
+    """Of a process whose first thread has ended: others may still be at work, and hold its files and locks."""
+    try:
+        return len(list((_PROC / str(pid) / "task").iterdir())) > 1
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def _boot_id() -> str:

@@ -78,14 +78,16 @@ def run(place: DataDir, services: Sequence[ChildSpec], report: Callable[[Report]
     try:
         asyncio.run(_Stack(place, services, log, identity, report).run())
     except RegrowError as error:
-        log.error("stack failed", reason=error.message, hint=error.hint, code=error.code)  # noqa: TRY400 - expected, no traceback
-        report(Report(message=error.message, hint=error.hint))
-        return 1
+        log.error("stack failed", reason=error.message, hint=error.hint, code=error.code)  # noqa: TRY400 - expected
+        failure = Report(message=error.message, hint=error.hint)
     except Exception as error:
         log.exception("stack failed")
-        report(Report(message=f"{type(error).__name__}: {error}", hint=f"see {place.logs / 'stack.log'}"))
-        return 1
-    return 0
+        failure = Report(message=f"{type(error).__name__}: {error}", hint=f"see {place.logs / 'stack.log'}")
+    else:
+        return 0
+    os.close(lock)  # whoever hears of the failure may try again at once
+    report(failure)
+    return 1
 
 
 class _Stack:
