@@ -29,6 +29,7 @@ S = TypeVar("S", bound=ServiceSettings)
 Tasks = Mapping[str, Coroutine[Any, Any, None]]
 """What a service does, by name; each returns soon after `stopping` was set."""
 
+CONNECT_TIMEOUT = 2.0
 CONNECT_AGAIN = 0.5
 
 
@@ -98,6 +99,7 @@ class Service(Generic[S]):
                     name=f"regrow-{self.name}",
                     on_down=lambda: connected.set(0),
                     on_up=lambda: connected.set(1),
+                    connect_timeout=CONNECT_TIMEOUT,
                 )
             except Unreachable as error:
                 self.log.warning("waiting for NATS", error=str(error))

@@ -292,18 +292,16 @@ async def test_what_happens_is_counted(commands: Commands, until: Until) -> None
     await until(lambda: sample("regrow_messages_in_hand", {"consumer": name}) == 0)
 
 
-async def test_a_restart_of_the_server_loses_nothing(
-    private_server: NatsServer, connect: Connect, until: Until
-) -> None:
+async def test_a_killed_server_loses_nothing(private_server: NatsServer, until: Until) -> None:
     """Consuming goes on by itself after the server was killed; every message is handled."""
-    bus = await connect(private_server.url)
-    await streams.ensure(bus)
     seen: set[int] = set()
 
     async def handle(body: int, message: Received) -> None:
         seen.add(body)
 
     async with AsyncExitStack() as stack:
+        bus = await stack.enter_async_context(await Bus.connect(private_server.url, name="test"))
+        await streams.ensure(bus)
         commands = Commands(bus, "restarted", stack)
         commands.start(handle)
         for n in range(20):
