@@ -298,7 +298,7 @@ class Bus:
     async def history(
         self, stream: str, subject: str, start_seq: int = 1, up_to: int | None = None, *, timeout: float = 30.0
     ) -> list[Received]:
-        """All messages of a subject from `start_seq` on; with `up_to`, at least to there, however late a follower is."""
+        """All messages of a subject from `start_seq` on; with `up_to` at least to there, even if a follower is late."""
         return await direct.history(self, stream, subject, start_seq, up_to, timeout)
 
     async def last(self, stream: str, subject: str) -> Received | None:
@@ -324,7 +324,7 @@ class Bus:
         max_deliver: int = -1,
         **options: Any,
     ) -> PullConsumer:
-        """Create or update the durable pull consumer `name`, to fetch from; `options` are further fields of its config."""
+        """Create or update the durable pull consumer `name`, to fetch from; `options`: more fields of its config."""
         subjects = [filters] if isinstance(filters, str) else list(filters or [])
         limits = {"ack_wait": int(ack_wait * 1e9), "max_ack_pending": max_ack_pending, "max_deliver": max_deliver}
         pull = await ensure_consumer(self, stream, name, subjects, {**limits, **options})

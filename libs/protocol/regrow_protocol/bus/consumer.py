@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nats.nuid import NUID
 
-from .wire import Received, ack_parts, as_json, pub, status_of
+from .wire import Received, ack_parts, as_json, delivery_count, pub, status_of
 
 if TYPE_CHECKING:
     from .client import Bus
@@ -140,10 +140,8 @@ class PullConsumer:
             self._bus.nc.send(pub(reply.decode(), "", b"-NAK"))
             return
         seq, number, time, pending = ack_parts(reply)
-        tokens = reply.split(b".")
-        attempts = int(tokens[4] if len(tokens) == 9 else tokens[6])
         message = Received(subject.decode(), seq, time, data, headers, number, pending)
-        self._buffer.append(Delivery(self._bus, message, attempts, reply.decode()))
+        self._buffer.append(Delivery(self._bus, message, delivery_count(reply), reply.decode()))
         self._open -= 1
         self._arrival.set()
 

@@ -12,12 +12,15 @@ SINGLE, BATCH = 0.000_18, 0.002_2
 """Seconds: per message sent singly, per batch; where learning starts."""
 BATCHED = 0.000_015
 """Seconds per message inside a batch."""
-LEARN = 0.2
+LEARN_LESS, LEARN_MORE = 0.3, 0.03
+"""How much one flush counts that took less, or more, than expected: a busy machine's hiccups shall not count much."""
+STILL_LEARNING = 0.8
+FORGET = 0.01
+"""With each flush of singles what is known about batches goes back a little to where learning started."""
 SAMPLE = 4
 """A flush of fewer singles says more about the round trip than about the cost of a message."""
 PROBE_EVERY, PROBE = 64, 8
 """After so many batches, one flush of a few singles, to notice when those have become cheap."""
-OUTLIER = 1.0
 
 
 class Pace:
@@ -26,7 +29,7 @@ class Pace:
     def __init__(self) -> None:
         self.single = SINGLE
         self.batch = BATCH
-        self._batches = 0
+        self._batches = PROBE_EVERY - 2
 
     def limit(self, most: int) -> int:
         """How many messages the next flush may take."""
@@ -42,9 +45,13 @@ class Pace:
         """A flush of `count` messages went through at the first attempt within `seconds`."""
         if batch:
             self._batches += 1
-            if seconds < OUTLIER:
-                self.batch += LEARN * (max(seconds - count * BATCHED, 0.0) - self.batch)
+            self.batch = _learn(self.batch, max(seconds - count * BATCHED, 0.0))
         elif count >= SAMPLE:
-            self._batches = 0
-            if seconds < OUTLIER:
-                self.single += LEARN * (seconds / count - self.single)
+            # as long as singles turn out to be cheaper than was known, the next flush tries them too
+            self._batches = PROBE_EVERY if seconds / count < self.single * STILL_LEARNING else 0
+            self.single = _learn(self.single, seconds / count)
+            self.batch += FORGET * (BATCH - self.batch)
+
+
+def _learn(known: float, seen: float) -> float:
+    return known + (LEARN_LESS if seen < known else LEARN_MORE) * (seen - known)

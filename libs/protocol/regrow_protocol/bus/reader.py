@@ -35,6 +35,7 @@ OnMessages: TypeAlias = Callable[[list[Received]], None]
 HEARTBEAT = 0.3
 SILENT_TICKS = 5
 """Ticks of the bus (0.25 s each) without any sign of life after which the consumer is taken for gone."""
+AIM_TICKS = 4
 SLICE = 1024
 """Messages handed over at once at most."""
 PAUSE_POLL = 0.01
@@ -121,6 +122,8 @@ class Reader:
         self._scheduled = False
         self._delivering = False
         self._silent = 0
+        self._ticks = 0
+        self._aiming: asyncio.Task[None] | None = None
         self._broken = asyncio.Event()
         self._broken.set()
         self._stopped = False
@@ -133,6 +136,8 @@ class Reader:
         self._stopped = True
         self._bus._readers.discard(self)
         self._task.cancel()
+        if self._aiming is not None:
+            self._aiming.cancel()
         self._drop()
         self.caught_up.set(Unreachable(f"Reading {self.stream} was stopped before it had caught up"))
         await asyncio.wait([self._task])
@@ -148,7 +153,13 @@ class Reader:
     def tick(self) -> None:
         """Called by the bus four times a second."""
         if self._consumer:
+            self._ticks += 1
             self._silent += 1
+            waiting = (
+                self._target > self.applied and not self._current and (self._aiming is None or self._aiming.done())
+            )
+            if waiting and self._ticks % AIM_TICKS == 0:
+                self._aiming = self._loop.create_task(self._aim())
             if self._silent > SILENT_TICKS:
                 log.info("No sign of life from the consumer of %s: a new one", self.stream)
                 self._silent = 0
@@ -212,6 +223,15 @@ class Reader:
         created = _decode_created(body)
         self._total = created.num_pending + created.delivered.consumer_seq
         self._check_current(None)
+
+    async def _aim(self) -> None:
+        """What the leader named as the last message may have been purged since: ask again."""
+        try:
+            self._target = await self._bus._last_matching(self.stream, self.filters)
+        except RegrowError as error:
+            self._bus._problem(self.stream, error)
+        else:
+            self._check_current(None)
 
     def _drop(self) -> None:
         """Forget the present consumer; the server removes it."""

@@ -117,6 +117,12 @@ def ack_parts(reply: bytes) -> tuple[int, int, float, int]:
     return int(tokens[at]), int(tokens[at + 1]), int(tokens[at + 2]) / 1e9, int(tokens[at + 3])
 
 
+def delivery_count(reply: bytes) -> int:
+    """How often the message of a reply subject was delivered, this time included."""
+    tokens = reply.split(b".")
+    return int(tokens[4] if len(tokens) == 9 else tokens[6])
+
+
 def parse_headers(block: bytes) -> dict[str, str]:
     """A header block (`NATS/1.0 …`) to a dict; an inline status becomes `Status` and `Description`."""
     lines = block.split(b"\r\n")

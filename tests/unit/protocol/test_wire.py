@@ -1,0 +1,92 @@
+"""What comes over the wire is taken apart as nats-py does it, only faster; what goes out cannot break out of its line."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from regrow_protocol.bus import direct, wire
+from regrow_protocol.errors import InvalidName
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "$JS.ACK.REGROW_INBOX_a.c0.1.501.17.1795246858794453123.42",
+        "$JS.ACK._.hash.REGROW_INBOX_a.c0.3.501.17.1795246858794453123.42",
+        "$JS.ACK.hub.hash.REGROW_INBOX_a.c0.3.501.17.1795246858794453123.42.random",
+        "$JS.ACK.hub.hash.REGROW_INBOX_a.c0.3.501.17.1795246858794453123.42.random.more",
+    ],
+)
+def test_acknowledgement_subjects_are_read_as_nats_py_reads_them(reply: str) -> None:
+    """Both forms of ADR-15 give the numbers that nats-py's metadata has."""
+    seq, number, time, pending = wire.ack_parts(reply.encode())
+    metadata = Msg.Metadata._from_reply(reply)
+    assert (seq, number, pending) == (metadata.sequence.stream, metadata.sequence.consumer, metadata.num_pending)
+    assert datetime.fromtimestamp(time, timezone.utc) == metadata.timestamp
+    assert wire.delivery_count(reply.encode()) == metadata.num_delivered
+
+
+@given(st.integers(min_value=1_000_000_000 * 10**9, max_value=4_000_000_000 * 10**9))
+def test_a_time_is_the_same_float_in_both_forms(nanoseconds: int) -> None:
+    """A stream's time as text (direct get) and as a number (consumer) gives the very same float: replay depends on it."""
+    whole = datetime.fromtimestamp(nanoseconds // 10**9, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+    fraction = f"{nanoseconds % 10**9:09d}".rstrip("0")
+    text = f"{whole}.{fraction}Z" if fraction else f"{whole}Z"
+    assert direct.stream_time(text) == wire.ack_parts(b"$JS.ACK.s.c.1.1.1.%d.0" % nanoseconds)[2]
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"NATS/1.0\r\nNats-Msg-Id: 1\r\ntraceparent: 00-ab-cd-01\r\n\r\n",
+        b"NATS/1.0\r\nA:1\r\nB:\t2 \r\n\r\n",
+        b"NATS/1.0 503\r\n\r\n",
+        b"NATS/1.0 404 No Messages\r\n\r\n",
+        b"NATS/1.0 100 Idle Heartbeat\r\nNats-Last-Consumer: 1016\r\nNats-Last-Stream: 1024\r\n\r\n",
+    ],
+)
+async def test_headers_are_read_as_nats_py_reads_them(block: bytes) -> None:
+    """A header block gives nats-py's dict, and `find_header` each of its values."""
+    expected = await Client()._process_headers(block)
+    assert wire.parse_headers(block) == {str(getattr(k, "value", k)): v for k, v in (expected or {}).items()}
+    for name, value in wire.parse_headers(block).items():
+        if name not in ("Status", "Description"):
+            assert wire.find_header(block, name.encode()) == value
+    assert wire.find_header(block, b"Absent") is None
+    assert wire.status_of(block) == int((expected or {}).get("Status", 0))
+
+
+def test_headers_of_a_message_are_parsed_on_demand() -> None:
+    """`headers` and `header` read the raw block; a message without one has None."""
+    message = wire.Received("s", 1, 0.0, b"", b"NATS/1.0\r\nA: 1\r\n\r\n")
+    assert (message.headers, message.header("A"), message.header("B")) == ({"A": "1"}, "1", None)
+    bare = wire.Received("s", 1, 0.0, b"")
+    assert (bare.headers, bare.header("A")) == (None, None)
+
+
+@pytest.mark.parametrize("subject", ["", "a b", "a\r\nPUB x 0", "a\tb", "a\x00b"])
+def test_a_subject_cannot_break_out(subject: str) -> None:
+    """White space and control characters, which would start another protocol line, are refused."""
+    with pytest.raises(InvalidName):
+        wire.check_subject(subject)
+
+
+@pytest.mark.parametrize(("name", "value"), [("A", "x\r\nB: y"), ("A\r\n", "x"), ("A:", "x"), ("", "x"), ("A b", "x")])
+def test_a_header_cannot_break_out(name: str, value: str) -> None:
+    """A header that would add another one is refused."""
+    with pytest.raises(InvalidName):
+        wire.header_lines({name: value})
+
+
+def test_an_api_error_is_seen() -> None:
+    """Only an answer with an `error` object is an error, also when its data contain the word."""
+    error = wire.api_error(b'{"type":"x","error":{"code":404,"err_code":10059,"description":"stream not found"}}')
+    assert error is not None
+    assert (error.code, error.err_code) == (404, 10059)
+    assert wire.api_error(b'{"state":{"subjects":{"\\"error\\"":1}}}') is None
+    assert wire.api_error(b'{"state":{}}') is None
