@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import os
 import shutil
 import stat
@@ -120,10 +121,13 @@ def stack(status: StackStatus, *, wanted: bool) -> Check:
     info = status.info
     assert info is not None
     restarted = [child for child in status.children if child.restarts]
+    installed = importlib.metadata.version("regrow")
     detail = f"pid {info.pid}, version {info.version}, up for {_duration(time.time() - info.started)}"
     if restarted:
         which = ", ".join(f"{child.name} {child.restarts} times ({child.last_exit})" for child in restarted)
         return Check(name, "warn", f"{detail}; restarted: {which}", f"see {log}")
+    if info.version != installed:
+        return Check(name, "warn", f"{detail}, but {installed} is installed", "regrow down; the next program starts it")
     return Check(name, "ok", detail)
 
 

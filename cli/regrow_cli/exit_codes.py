@@ -9,7 +9,7 @@
 | 4 | the NATS server refuses the credentials |
 | 5 | there is no such process, endpoint, app, host or dead letter; or more than one fits |
 | 6 | the store is full |
-| 7 | a value or message is too large, or was refused |
+| 7 | a value cannot be sent or is too large, or a message was refused |
 | 8 | the program cannot be loaded, or has no process in it |
 | 9 | the history does not replay |
 | 10 | the data folder cannot be used |
@@ -38,24 +38,22 @@ BY_ERROR: Final[dict[str, int]] = {
     "usage": USAGE,
     "invalid-name": USAGE,
     "invalid-setting": USAGE,
+    "invalid-arguments": USAGE,
     "nats-unreachable": 3,
     "nats-access-denied": 4,
-    "unknown-process": 5,
-    "ambiguous-process": 5,
+    "process-not-found": 5,
     "endpoint-not-found": 5,
-    "unknown-app": 5,
-    "unknown-dead-letter": 5,
     "storage-full": 6,
     "value-too-large": 7,
+    "not-sendable": 7,
     "publish-rejected": 7,
-    "program-not-loadable": 8,
+    "bad-program": 8,
     "nondeterminism": 9,
     "data-dir-unusable": 10,
     "stack-failed": 11,
     "nats-server-error": 11,
     "stack-timeout": 12,
-    "timeout": 12,
-    "cancelled": 13,
+    "execution-cancelled": 13,
 }
 
 

@@ -24,8 +24,9 @@ from regrow_service.logs import Logger
 
 from .children import BackOff
 from .data_dir import STACK_USER, ChildRecord, DataDir, read, write
-from .os_process import Identity, end, identify, running_with_argument, send
+from .os_process import Identity, end, identify, is_alive, running_with_argument, send
 
+NAME = "nats"
 APP_USER = "regrow"
 _POLL = 0.05
 _STOP = 2.0
@@ -74,7 +75,7 @@ class NatsChild:
         """For `children.json`; None while it does not run."""
         pid = self._server.pid if self._server else None
         process = identify(pid) if pid else None
-        return ChildRecord("nats", process, self.restarts, self.since, self.last_exit) if process else None
+        return ChildRecord(NAME, process, self.restarts, self.since, self.last_exit) if process else None
 
     async def start(self, *, timeout: float = 60.0) -> None:
         """Start it on its ports, or on others when they are taken.
@@ -179,11 +180,14 @@ def end_orphans(place: DataDir) -> list[Identity]:
     Raises:
         ServerError: something holds the store and cannot be ended.
     """
-    known = [record.process for record in read(place.children, list[ChildRecord]) or [] if record.name != "nats"]
-    ended = [process for process in known if send(process, signal.SIGTERM)]
+    records = read(place.children, list[ChildRecord]) or []
+    services = [record.process for record in records if record.name != NAME]
+    ended = [process for process in services if send(process, signal.SIGTERM)]
     for process in ended:
         end(process, grace=_STOP)
-    for process in orphans(place):
+    # One that is dying has no command line any more: it is found by its record only.
+    dying = [record.process for record in records if record.name == NAME and is_alive(record.process)]
+    for process in {*orphans(place), *dying}:
         if not end(process, grace=_STOP):
             raise ServerError(
                 f"The NATS server with pid {process.pid} holds {place.store} and cannot be ended",

@@ -131,7 +131,7 @@ def _command_lines() -> Iterator[tuple[int, list[str]]]:
                 continue
         return
     listed = subprocess.run(
-        ["/bin/ps", "-xo", "pid=,command="], capture_output=True, text=True, timeout=10, check=False
+        ["/bin/ps", "-xwwo", "pid=,command="], capture_output=True, text=True, timeout=10, check=False
     )
     for line in listed.stdout.splitlines():
         pid, _, command = line.strip().partition(" ")

@@ -32,7 +32,7 @@ from . import data_dir
 from .children import ChildSpec
 from .connections import Connection, connections
 from .data_dir import STACK_USER, ChildRecord, DataDir, StackInfo
-from .errors import StackFailed, StackTimeout
+from .errors import DataDirUnusable, StackFailed, StackTimeout
 from .exit_codes import exit_code
 from .os_process import Identity, end, is_alive
 
@@ -80,18 +80,12 @@ def ensure_stack(
     place = data_dir.resolve(data)
     data_dir.prepare(place)
     deadline = time.monotonic() + timeout
-    with place.gated(deadline):
-        _want(place, keep=keep)
-        while True:
-            if info := place.running():
-                _await_server(place, info, deadline)
-                return info
-            if not place.locked():
-                _spawn(place, services, deadline)
-            elif time.monotonic() >= deadline:
-                raise StackTimeout(f"The stack in {place.path} was not ready in time", hint=_see(place))
-            else:
-                time.sleep(_POLL)
+    try:
+        with place.gated(deadline):
+            _want(place, keep=keep)
+            return _start(place, services, deadline)
+    except OSError as error:
+        raise DataDirUnusable(f"The data folder {place.path} cannot be used: {error}", hint="regrow doctor") from error
 
 
 def stop_stack(data: Path | None = None) -> bool:
@@ -160,6 +154,19 @@ def _want(place: DataDir, *, keep: bool) -> None:
     place.wanted.touch(mode=0o600)
     if keep:
         place.wanted.write_text("keep")
+
+
+def _start(place: DataDir, services: Sequence[ChildSpec] | None, deadline: float) -> StackInfo:
+    while True:
+        if info := place.running():
+            _await_server(place, info, deadline)
+            return info
+        if not place.locked():
+            _spawn(place, services, deadline)
+        elif time.monotonic() >= deadline:
+            raise StackTimeout(f"The stack in {place.path} was not ready in time", hint=_see(place))
+        else:
+            time.sleep(_POLL)
 
 
 def _kept(place: DataDir) -> bool:

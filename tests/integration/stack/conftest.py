@@ -33,8 +33,8 @@ asyncio.run(main())
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A data folder that does not exist yet. The stacks in it do not stop by themselves unless the test says so."""
-    monkeypatch.setenv("REGROW_STACK_IDLE", "0")
+    """A data folder that does not exist yet."""
+    monkeypatch.setenv("REGROW_STACK_IDLE", "60")  # longer than a test; and if the tests are killed, it ends
     monkeypatch.setenv("REGROW_DURABILITY", "fast")
     monkeypatch.delenv("REGROW_HOME", raising=False)
     path = tmp_path / "data"

@@ -153,7 +153,7 @@ async def test_port_taken_while_it_runs(
     try:
         server = child(place, "nats").process
         os.kill(server.pid, signal.SIGKILL)
-        await until(lambda: servers(folder) == [], "the server's end")
+        await until(lambda: not is_alive(server), "the server's end")
         squatter = socket.create_server(("127.0.0.1", _port(info.url)))
     finally:
         os.kill(info.pid, signal.SIGCONT)
