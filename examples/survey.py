@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import sysconfig
+import threading
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from regrow import Event, ExecutionFailed, agent_process, bubble, done, emit, ex
 
 FILES_PER_STEP = 4
 SKIPPED = {"__pycache__", "dist-packages", "lib-dynload", "node_modules", "site-packages", "test"}
+PARSER = threading.Lock()  # steps run in threads; in several at once ast.parse of CPython 3.11 may raise SystemError
 TODO = re.compile(r"#.*\b(TODO|FIXME|XXX)\b")
 
 warnings.filterwarnings("ignore", "invalid .*", DeprecationWarning)  # of the code that is read, not of ours
@@ -201,7 +203,8 @@ def measure_source(name: str, file: str, source: bytes) -> PackageReport:
     report = PackageReport(name, files=1, lines=len(source.splitlines()))
     report.todos = sum(1 for line in source.decode(errors="replace").splitlines() if TODO.search(line))
     try:
-        tree = ast.parse(source)
+        with PARSER:
+            tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError) as error:  # ValueError: a null byte
         report.broken.append(f"{file or name}: {error}")
         return report
