@@ -400,7 +400,11 @@ class Stuck(Struct, frozen=True, omit_defaults=True):
 
 
 class Suspect(Struct, frozen=True, omit_defaults=True):
-    """The turn that a host was in when it recovered; if it is found, that turn took the host down."""
+    """The turn that a recovering host was about to make: if it is found, that turn may have taken the host down.
+
+    Attributes:
+        attempts: how many hosts in a row ended there while they recovered.
+    """
 
     pid: str
     seq: int
@@ -414,15 +418,15 @@ class Cursor(Struct, frozen=True, omit_defaults=True):
         floor: every input up to it is applied and its outputs are acknowledged, but for those of `stuck`.
         busy: processes that do something that is not in the stream: a local step, an unscheduled timer, a `restart` body.
         stuck: parked processes, by pid.
-        recovering: how many owners in a row began to recover from this floor.
-        suspect: the turn under way in a careful recovery.
+        clean: the owner let go of the partition by itself; after any other end the next one recovers turn by turn.
+        suspect: the turn under way in a recovery.
     """
 
     epoch: int
     floor: int
     busy: list[str] = []
     stuck: dict[str, Stuck] = {}
-    recovering: int = 0
+    clean: bool = False
     suspect: Suspect | None = None
 
 

@@ -6,7 +6,6 @@ Events and replies come over core subscriptions; the streams are read only to ca
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -19,6 +18,7 @@ from regrow_protocol.bus import Bus
 from regrow_protocol.errors import RegrowError, WrongRevision
 
 from . import values
+from .clock import Clock
 from .codec import from_raw, to_raw
 from .errors import CallFailed, ProcessNotFound, execution_failed, raised
 from .handle import Event
@@ -91,10 +91,10 @@ class Client:
         id: of the client; replies come to `regrow.reply.<id>.>`.
     """
 
-    def __init__(self, bus: Bus, *, time_now: Any = time.time) -> None:
+    def __init__(self, bus: Bus, *, clock: Clock | None = None) -> None:
         self.bus = bus
         self.id = ids.new_id(ids.CLIENT)
-        self._now = time_now
+        self._clock = clock or Clock()
         self._n = 0
         self._replies: dict[str, asyncio.Future[m.Reply]] = {}
         self._partitions: dict[str, int] = {}
@@ -130,12 +130,7 @@ class Client:
     async def send(self, app: str, pid: str, message: m.Message, *, first: bool = False, msg_id: str = "") -> int:
         """Put a message into an inbox; its sequence."""
         part = ids.partition_of(pid, await self.partitions_of(app))
-        payload = m.encode(message)
-        if len(payload) > m.MAX_INLINE:
-            message, blobs = values.deflate(message)
-            for blob in blobs:
-                await self.bus.put_value(blob)
-            payload = m.encode(message)
+        payload = await self._payload(message)
         self._n += 1
         headers = {"Nats-Expected-Last-Subject-Sequence": "0"} if first else None
         try:
@@ -151,6 +146,18 @@ class Client:
                 raise RegrowError(f"There is a process {pid} already") from None
             raise
         return ack.seq
+
+    async def _payload(self, message: m.Message) -> bytes:
+        """Encoded, with large values stored beside."""
+        if self._clock.skipped:
+            message = msgspec.structs.replace(message, clock=self._clock.now())
+        payload = m.encode(message)
+        if len(payload) > m.MAX_INLINE:
+            message, blobs = values.deflate(message)
+            for blob in blobs:
+                await self.bus.put_value(blob)
+            payload = m.encode(message)
+        return payload
 
     async def find(self, pid: str) -> RemoteProcess:
         """A process by its id; raises ProcessNotFound."""
@@ -185,12 +192,7 @@ class Client:
             k=n,
             wait=wait,
         )
-        payload = m.encode(call)
-        if len(payload) > m.MAX_INLINE:
-            call, blobs = values.deflate(call)
-            for blob in blobs:
-                await self.bus.put_value(blob)
-            payload = m.encode(call)
+        payload = await self._payload(call)
         future: asyncio.Future[m.Reply] = asyncio.get_running_loop().create_future()
         self._replies[reply] = future
 

@@ -92,7 +92,7 @@ class Endpoints:
         try:
             args, kwargs = endpoint.signature.decode(call.args)
             value = to_raw(await endpoint.function(*args, **kwargs), f"The result of {call.endpoint}()")
-        except (asyncio.CancelledError, ProcessGone):
+        except (asyncio.CancelledError, ProcessGone, GeneratorExit):
             raise  # the process ends: `close` answers
         except BaseException as error:  # noqa: BLE001 - the caller's to handle
             self.settle(key, UNSET, failure_of(error))

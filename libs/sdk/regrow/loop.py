@@ -32,6 +32,7 @@ class LoopOwner(Protocol):
 
     clock: float
     gone: bool
+    replaying: bool
 
     def timer_set(self, handle: DeterministicTimer) -> None:
         """A timer for `handle.when()` was set."""
@@ -227,7 +228,8 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         return None
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        self.default_exception_handler(context)
+        if not (self._closed or self.owner.replaying):
+            self.default_exception_handler(context)
 
     def default_exception_handler(self, context: dict[str, Any]) -> None:
         error = context.get("exception")

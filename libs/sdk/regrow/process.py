@@ -257,7 +257,7 @@ class Process:
             value = to_raw(result, f"The result of {type_.name}()")
         except asyncio.CancelledError:
             self.decide("cancelled", NULL, Failure("CancelledError", "cancelled", "cancelled"))
-        except ProcessGone:
+        except (ProcessGone, GeneratorExit):
             raise
         except BaseException as error:  # noqa: BLE001 - whatever ends the body is the process's outcome
             self.decide("failed", NULL, failure_of(error))

@@ -51,13 +51,11 @@ class CursorKeeper:
                 if found is None:
                     self.cursor = m.Cursor(epoch=self._epoch, floor=since)
                     self._revision = await self._bucket.create(self._key, m.encode(self.cursor))
-                    return self.cursor
+                    return msgspec.structs.replace(self.cursor, clean=True)
                 left: m.Cursor = m.decode(found[0], m.Cursor)
                 if left.epoch > self._epoch:
                     raise OwnershipLost(f"Partition {self._key} has a newer owner (epoch {left.epoch})")
-                self.cursor = msgspec.structs.replace(
-                    left, epoch=self._epoch, recovering=left.recovering + 1, suspect=None
-                )
+                self.cursor = msgspec.structs.replace(left, epoch=self._epoch, clean=False)
                 self._revision = await self._bucket.update(self._key, m.encode(self.cursor), found[1])
             except WrongRevision:
                 continue

@@ -19,7 +19,7 @@ from regrow_protocol.subjects import token
 
 from ..operations import Env
 from ..program import LoadedProgram
-from .clock import Clock
+from ..clock import Clock
 from .cursor import OwnershipLost
 from .lease import Lease
 from .partition import Partition
@@ -45,6 +45,7 @@ class HostOptions:
         turn_limit: a turn longer than this is ended by force, and its process parked.
         drain: at a graceful stop, how long running steps may take to finish.
         threads: for sync steps.
+        force_replay: in tests, fold each process anew before every input and compare.
     """
 
     ttl: float = 2.0
@@ -55,6 +56,7 @@ class HostOptions:
     turn_limit: float = 5.0
     drain: float = 5.0
     threads: int = 32
+    force_replay: bool = False
 
     @classmethod
     def from_environment(cls) -> HostOptions:

@@ -1,7 +1,7 @@
 """`regrow-host TARGET`: run a host for a program until SIGTERM.
 
 It starts itself again with a fixed PYTHONHASHSEED: sets of strings must be ordered alike in every replay. When it is ready it
-prints one JSON line on stdout; with `--with-parent` it ends when its standard input is closed.
+prints one JSON line on stdout, or to `--ready-fd`; with `--with-parent` it ends when its standard input is closed.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--app", default="", help="name of the app (default: the program's name)")
     parser.add_argument("--nats", default=None, help="URL of the NATS server (default: $REGROW_NATS_URL)")
     parser.add_argument("--with-parent", action="store_true", help="end when standard input is closed")
+    parser.add_argument("--ready-fd", type=int, default=1, help="file descriptor for the line that says it is ready")
     parser.add_argument("--log-level", default=os.environ.get("REGROW_LOG_LEVEL", "WARNING"))
     options = parser.parse_args(argv)
     logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -81,8 +82,9 @@ async def _serve(program: LoadedProgram, options: argparse.Namespace) -> None:
         gc.collect()
         gc.freeze()
         ready = Ready(host.id, host.app, host.env.build, os.getpid())
-        sys.stdout.write(msgspec.json.encode(ready).decode() + "\n")
-        sys.stdout.flush()
+        os.write(options.ready_fd, msgspec.json.encode(ready) + b"\n")
+        if options.ready_fd > 2:
+            os.close(options.ready_fd)
         if options.with_parent:
             loop.create_task(_wait_for_parent(stop))  # noqa: RUF006 - it ends with the loop
         await stop.wait()

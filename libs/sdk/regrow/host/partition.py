@@ -8,11 +8,14 @@ sends what is refused is parked as stuck and holds up nobody.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+import io
 import logging
+import sys
 from collections import OrderedDict, deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
@@ -27,7 +30,7 @@ from ..process import Diverged, Process
 from .cursor import CursorKeeper, OwnershipLost
 from .floor import Floor
 from .local import LocalWork
-from .resident import Resident
+from .resident import Past, Resident, fold_anew
 
 if TYPE_CHECKING:
     from .host import Host
@@ -40,6 +43,18 @@ _IS_FIRST = b"Nats-Expected-Last-Subject-Sequence: 0\r\n"
 _UPGRADE = b'{"kind":"upgrade"'
 _RESUME = b'{"kind":"resume"'
 _SLICE = 200
+
+
+class _Nowhere(io.TextIOBase):
+    def write(self, text: str) -> int:
+        return len(text)
+
+
+_NOWHERE = _Nowhere()
+ATTEMPTS = 2
+"""Recovering hosts that a turn may take down before its process is parked; the first one it took makes three."""
+
+Recorded: TypeAlias = tuple[m.Input, Received]
 _LOADS = 64
 
 
@@ -74,9 +89,7 @@ class Partition:
         self._tasks: set[asyncio.Task[None]] = set()
         self._reader: Any = None
         self._stopped = False
-        self._recover_to: int | None = None
         self._careful: deque[Received] | None = None
-        self._recovering = 0
         self._suspect: m.Suspect | None = None
         self._cursor_lock = asyncio.Lock()
 
@@ -87,18 +100,18 @@ class Partition:
         left = await self._keeper.take_over(since)
         self.floor = Floor(left.floor)
         self.stuck = dict(left.stuck)
-        self._recovering = self._keeper.cursor.recovering
-        if (suspect := left.suspect) is not None and suspect.pid not in self.stuck:
+        if (suspect := left.suspect) is not None and suspect.attempts >= ATTEMPTS and suspect.pid not in self.stuck:
             reason = f"its turn at input {suspect.seq} took down every host that tried it"
             log.error("process %s is parked: %s", suspect.pid, reason)
             self.stuck[suspect.pid] = m.Stuck(suspect.seq, "host-killer", reason)
-        if left.recovering:
-            self._careful = deque()
-            self._spawn(self._pump_carefully([pid for pid in left.busy if pid not in self.stuck]))
+        self._suspect = suspect
+        busy = [pid for pid in left.busy if pid not in self.stuck]
+        if left.clean:
+            for pid in busy:
+                self._wake(pid)
         else:
-            for pid in left.busy:
-                if pid not in self.stuck:
-                    self._wake(pid)
+            self._careful = deque()
+            self._spawn(self._pump_carefully(busy))
         self._reader = self._bus.read(
             self._stream,
             subjects.inbox_partition(self._env.app, self.number),
@@ -119,7 +132,7 @@ class Partition:
     def at_rest(self) -> bool:
         """All that has arrived is applied and acknowledged, and no process is being read."""
         return not self.floor.pending and all(
-            r.queue is None and not r.unacked and not r.steps and r.body is None for r in self.residents.values()
+            r.queue is None and not r.unacked and not r.steps for r in self.residents.values()
         )
 
     async def stop(self, *, write: bool = False) -> None:
@@ -271,6 +284,8 @@ class Partition:
         watchdog = self._host.watchdog
         self.inputs += 1
         resident.used = self._host.loop_time()
+        if self._host.options.force_replay:
+            process = fold_anew(resident)
         watchdog.enter(process.pid, seq)
         hung = None
         error: BaseException | None = None
@@ -293,6 +308,8 @@ class Partition:
             log.error("process %s failed in its fold", process.pid, exc_info=error)
             self._stick(resident, seq, "fold-failed", repr(error))
             return
+        if self._host.options.force_replay:
+            resident.past.append(Past(message, seq, time, [m.encode(o.message) for o in process.outputs]))
         if process.outputs:
             self._publish(resident, seq, process.take_outputs())
         if process.new_local or process.dropped_local or process.restart is not None:
@@ -441,14 +458,25 @@ class Partition:
             for i, (message, r) in enumerate(part):
                 if values.has_blob(r.data):
                     part[i] = (await values.inflate(message, self._bus.get_value), r)
-            if not await _outside_tasks(self._replay, resident, part, quiet_to, known):
-                self._drop_queue(resident)
-                return
+            for piece in self._pieces(part, quiet_to):
+                if self._careful is not None and piece[-1][1].seq > quiet_to:
+                    await self._note(pid, piece[-1][1].seq)
+                if not await _outside_tasks(self._replay, resident, piece, quiet_to, known):
+                    self._drop_queue(resident)
+                    return
         self.stuck.pop(pid, None)
         if resident.process.start is not None:
             await _outside_tasks(self.local.resume, resident)
         resident.used = self._host.loop_time()
         await self._work_off(resident)
+
+    def _pieces(self, part: list[Recorded], quiet_to: int) -> list[list[Recorded]]:
+        """In a careful recovery, turns that were not known to be done are made one by one."""
+        if self._careful is None:
+            return [part]
+        quiet = [item for item in part if item[1].seq <= quiet_to]
+        rest = [[item] for item in part if item[1].seq > quiet_to]
+        return [quiet, *rest] if quiet else rest
 
     async def _quiet_to(self, pid: str, floor: int, start: m.Start | None) -> int:
         """The last input whose outputs are known to be out."""
@@ -469,9 +497,7 @@ class Partition:
         record: m.EventRecord = m.decode(last.data, m.EventRecord)
         return record.incarnation, record.n
 
-    def _replay(
-        self, resident: Resident, inputs: list[tuple[m.Input, Received]], quiet_to: int, known: tuple[int, int] | None
-    ) -> bool:
+    def _replay(self, resident: Resident, inputs: list[Recorded], quiet_to: int, known: tuple[int, int] | None) -> bool:
         """Fold recorded inputs; false when the process got stuck."""
         process = resident.process
         for message, received in inputs:
@@ -505,11 +531,18 @@ class Partition:
         watchdog.enter(process.pid, received.seq)
         error: BaseException | None = None
         try:
-            process.apply(message, received.seq, received.time)
+            if process.replaying:
+                with _muted():
+                    process.apply(message, received.seq, received.time)
+            else:
+                process.apply(message, received.seq, received.time)
         except BaseException as caught:  # noqa: BLE001 - as in `_apply`
             error = caught
         hung = watchdog.leave()
         if error is None and hung is None:
+            if self._host.options.force_replay:
+                sent = [m.encode(o.message) for o in process.outputs]
+                resident.past.append(Past(message, received.seq, received.time, sent))
             if process.replaying:
                 process.take_outputs()
             process.new_local.clear()
@@ -543,27 +576,29 @@ class Partition:
 
     async def _pump_carefully(self, busy: list[str]) -> None:
         """One turn at a time, each noted before: if it takes this host down too, the next one knows which it was."""
-        log.warning("partition %d: its last owner died while it recovered; one turn at a time", self.number)
         assert self._careful is not None
         for pid in busy:
-            await self._note(pid, self.floor.value)
             self._wake(pid)
             await self._loaded(pid)
         while self._careful or not self._reader.caught_up.is_set():
             if not self._careful:
-                await asyncio.sleep(0.005)
+                await asyncio.sleep(0.002)
                 continue
             received = self._careful.popleft()
             pid = received.subject.rsplit(".", 1)[1]
-            await self._note(pid, received.seq)
+            if pid in self.residents:
+                await self._note(pid, received.seq)
             await _outside_tasks(self._route, received)
             await self._loaded(pid)
             self.floor.close(received.seq)
         self._careful = None
         self._suspect = None
+        await self._write_cursor()
 
     async def _note(self, pid: str, seq: int) -> None:
-        self._suspect = m.Suspect(pid, seq, 1)
+        suspect = self._suspect
+        again = suspect is not None and (suspect.pid, suspect.seq) == (pid, seq)
+        self._suspect = m.Suspect(pid, seq, suspect.attempts + 1 if again and suspect is not None else 1)
         await self._write_cursor()
 
     async def _loaded(self, pid: str) -> None:
@@ -574,19 +609,8 @@ class Partition:
 
     def _cursor(self, *, left: bool = False) -> m.Cursor:
         floor = self.floor.value
-        if left or self._recovered(floor):
-            self._recovering = 0
-        elif floor > self._keeper.cursor.floor:
-            self._recovering = min(self._recovering, 1)
         busy = sorted(pid for pid, r in self.residents.items() if r.busy or r.queue is not None)
-        return m.Cursor(self.epoch, floor, busy, dict(self.stuck), self._recovering, self._suspect)
-
-    def _recovered(self, floor: int) -> bool:
-        if self._careful is not None or not self._reader.caught_up.is_set():
-            return False
-        if self._recover_to is None:
-            self._recover_to = self.floor.read
-        return floor >= self._recover_to
+        return m.Cursor(self.epoch, floor, busy, dict(self.stuck), left, self._suspect)
 
     async def _write_cursor(self, *, left: bool = False) -> None:
         async with self._cursor_lock:
@@ -625,7 +649,19 @@ class Partition:
                 resident.leave()
 
 
-def current_start(inputs: list[tuple[m.Input, Received]]) -> tuple[m.Start | None, str]:
+@contextlib.contextmanager
+def _muted() -> Iterator[None]:
+    """A replayed body prints and logs nothing: it did when it ran first."""
+    stdout, manager = sys.stdout, logging.root.manager
+    disabled = manager.disable
+    sys.stdout, manager.disable = _NOWHERE, logging.CRITICAL
+    try:
+        yield
+    finally:
+        sys.stdout, manager.disable = stdout, disabled
+
+
+def current_start(inputs: list[Recorded]) -> tuple[m.Start | None, str]:
     """The start of the current incarnation, and the build that folds it now."""
     start: m.Start | None = None
     build = ""

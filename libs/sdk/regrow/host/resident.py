@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from dataclasses import dataclass
 from typing import Any
 
+from regrow_protocol import messages as m
 from regrow_protocol.bus import Received
 
 from ..process import Process
+
+
+@dataclass(slots=True)
+class Past:
+    """An input that was applied, and what was sent in that turn."""
+
+    message: m.Input
+    seq: int
+    time: float
+    sent: list[bytes]
 
 
 class Resident:
@@ -21,11 +33,13 @@ class Resident:
         used: when it took its last input (event loop's time).
         timers: armed ones, by operation number.
         steps: running ones, by operation number.
+        local_due: when its armed timers are due, by operation number.
         outbox: outputs that wait for a large value to be stored.
-        careful_until: inputs up to this one are replayed by a host that others died of.
+        body: its `restart` body, while it runs here.
+        past: with `force_replay`, all that it was given and what it sent.
     """
 
-    __slots__ = ("body", "local_due", "outbox", "pid", "process", "queue", "steps", "timers", "unacked", "used")
+    __slots__ = ("body", "local_due", "outbox", "past", "pid", "process", "queue", "steps", "timers", "unacked", "used")
 
     def __init__(self, pid: str, process: Process) -> None:
         self.pid = pid
@@ -38,6 +52,7 @@ class Resident:
         self.steps: dict[int, asyncio.Task[None]] = {}
         self.outbox: list[Any] | None = None
         self.body: Any = None
+        self.past: list[Past] = []
 
     @property
     def busy(self) -> bool:
@@ -71,3 +86,24 @@ class Resident:
             self.body.abandon()
             self.body = None
         self.process.leave()
+
+
+def fold_anew(resident: Resident) -> Process:
+    """Replace a process by a fold of its past; raises AssertionError when it sends anything else than it did."""
+    old = resident.process
+    process = Process(old.env, old.pid)
+    process.replaying = True
+    for past in resident.past:
+        process.apply(past.message, past.seq, past.time)
+        sent = [m.encode(output.message) for output in process.take_outputs()]
+        assert sent == past.sent, f"{process} sent {sent} in a replay of input {past.seq}, first {past.sent}"
+        process.new_local.clear()
+        process.dropped_local.clear()
+        if process.restart is not None:
+            process.restart.deliveries.clear()
+    process.replaying = False
+    assert set(process.steps) == set(old.steps), f"{process} runs other steps in a replay"
+    assert set(process.timers) == set(old.timers), f"{process} sets other timers in a replay"
+    old.leave()
+    resident.process = process
+    return process
