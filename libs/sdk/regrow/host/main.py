@@ -75,6 +75,7 @@ async def _serve(program: LoadedProgram, options: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    watching: asyncio.Task[None] | None = None
     bus = await Bus.connect(url or None, name=f"regrow-host-{program.name}")
     try:
         host = Host(bus, program, app=options.app, url=url, options=HostOptions.from_environment())
@@ -86,8 +87,10 @@ async def _serve(program: LoadedProgram, options: argparse.Namespace) -> None:
         if options.ready_fd > 2:
             os.close(options.ready_fd)
         if options.with_parent:
-            loop.create_task(_wait_for_parent(stop))  # noqa: RUF006 - it ends with the loop
+            watching = loop.create_task(_wait_for_parent(stop))
         await stop.wait()
+        if watching is not None:
+            watching.cancel()
         await host.stop()
     finally:
         await bus.close()
