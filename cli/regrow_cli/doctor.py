@@ -140,7 +140,9 @@ async def server(url: str) -> list[Check]:
     except RegrowError as error:
         return [Check("NATS", "fail", error.message, error.hint or "start one: regrow up")]
     try:
-        checks = [Check("NATS", "ok", f"{bus.nc.connected_server_version} at {_without_credentials(url)}")]
+        # Not nats-py's `connected_server_version`: it is not set by every way of connecting.
+        version = bus.nc._server_info.get("version", "of an unknown version")
+        checks = [Check("NATS", "ok", f"{version} at {_without_credentials(url)}")]
         return checks + await _streams(bus)
     except RegrowError as error:
         return [Check("NATS", "fail", error.message, error.hint or "is JetStream switched on?")]

@@ -68,7 +68,7 @@ async def _watch(chosen: Settings, info: StackInfo) -> None:
     hold = await Bus.connect(info.url, name=HOLD)
     try:
         shown: list[str] = []
-        while not ended.is_set():
+        while True:
             status = await asyncio.to_thread(stack_status, chosen.data)
             if status.state == "stopped":
                 break
@@ -78,6 +78,8 @@ async def _watch(chosen: Settings, info: StackInfo) -> None:
                 if line not in shown:
                     print(f"{stamp}  {line}", flush=True)
             shown = lines
+            if ended.is_set():
+                break
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_EVERY):
                     await ended.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from regrow_cli.children import ChildSpec
 from regrow_cli.data_dir import DataDir
 from regrow_cli.os_process import is_alive
-from regrow_cli.stack import stack_status
+from regrow_cli.stack import ensure_stack, stack_status, stop_stack
 from regrow_protocol import streams
 from regrow_protocol.bus import Bus
 
@@ -129,10 +130,19 @@ async def test_service_that_cannot_start(place: DataDir, ensure: Ensure, until: 
     assert [line["restart_in"] for line in log_lines(place, "child ended")][:3] == [0, 0.2, 0.4]
 
 
+async def test_supervisor_killed(folder: Path, place: DataDir, until: Until) -> None:
+    """The stack as programs get it runs the supervisor, and again after a kill -9; both times it gets to its work."""
+    await asyncio.to_thread(ensure_stack, folder)
+    log = place.logs / "supervisor.log"
+    for times in (1, 2):
+        await until(lambda n=times: log.exists() and log.read_text().count('"event":"started"') == n, "the supervisor")
+        supervisor = child(place, "supervisor")
+        assert supervisor.restarts == times - 1
+        os.kill(supervisor.process.pid, signal.SIGKILL)
+
+
 async def test_port_taken_between_two_stacks(folder: Path, place: DataDir, ensure: Ensure) -> None:
     """A stack whose port somebody else has taken meanwhile takes another one."""
-    from regrow_cli.stack import stop_stack
-
     first = await ensure()
     stop_stack(folder)
     with socket.create_server(("127.0.0.1", _port(first.url))):

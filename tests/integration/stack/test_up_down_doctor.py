@@ -186,6 +186,7 @@ async def test_doctor_on_another_server(private_server: NatsServer, regrow: Regr
     code, checks = await _doctor(regrow, REGROW_NATS_URL=private_server.url)
     assert code == 0
     assert checks["NATS"]["status"] == "ok"
+    assert re.match(r"2\.\d+\.\d+ at 127\.0\.0\.1:\d+$", checks["NATS"]["detail"])
     private_server.stop()
     code, checks = await _doctor(regrow, "--nats", private_server.url)
     assert code == 14
