@@ -19,6 +19,7 @@ from regrow_protocol.subjects import token
 
 from ..operations import Env
 from ..program import LoadedProgram
+from .. import guard
 from ..clock import Clock
 from .cursor import OwnershipLost
 from .lease import Lease
@@ -156,6 +157,7 @@ class Host:
     async def start(self) -> None:
         """Register and follow what the supervisor assigns."""
         self._loop = asyncio.get_running_loop()
+        guard.install()
         self.watchdog = Watchdog(self.options.warn_turn, self.options.turn_limit)
         await streams.ensure(self.bus)
         self.env.partitions = await ensure_app(self.bus, self.app, duplicate_window=self._duplicate_window)
