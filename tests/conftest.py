@@ -1,7 +1,7 @@
 """Fixtures for every test: a real NATS server per worker with a store of its own, and buses connected to it.
 
-`nats_url` is shared by all tests of a worker, so a test uses names of its own (`app` gives one). A test that kills, stops or fills
-its server takes `private_server`; one that must also hold with fsync on every write is parametrised over `durability`.
+`nats_url` is shared by all tests of a worker, so a test uses names of its own (`app` gives one). A test that kills,
+stops or fills its server takes `private_server`; one that must also hold with fsync on every write is parametrised over `durability`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 import pytest_asyncio
@@ -80,10 +80,21 @@ async def stream(bus: Bus, app: str) -> str:
     return await streams.ensure_app(bus, app)
 
 
-async def until(condition: Callable[[], Any], what: str = "the condition", timeout: float = 20.0) -> None:
-    """Wait until `condition()` is true; fail naming `what` after `timeout` seconds."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + timeout
-    while not condition():
-        assert loop.time() < deadline, f"{what} did not happen within {timeout} s"
-        await asyncio.sleep(0.005)
+class Until(Protocol):
+    """Waits until `condition()` is true; fails naming `what` after `timeout` seconds."""
+
+    async def __call__(self, condition: Callable[[], Any], what: str = "it", timeout: float = 20.0) -> None: ...
+
+
+@pytest.fixture
+def until() -> Until:
+    """`await until(condition, "what must happen")`: for tests without a sleep."""
+
+    async def wait(condition: Callable[[], Any], what: str = "it", timeout: float = 20.0) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while not condition():
+            assert loop.time() < deadline, f"{what} did not happen within {timeout} s"
+            await asyncio.sleep(0.005)
+
+    return wait

@@ -1,9 +1,10 @@
-"""The short way in beside nats-py's own: the same bytes give the same messages, however they are cut; nats-py is as assumed."""
+"""The short way in beside nats-py's own: the same bytes give the same messages; nats-py is as assumed."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import given
@@ -55,7 +56,7 @@ class Heard(Connection):
 
 async def _feed(parser: Any, data: bytes, cuts: list[int]) -> None:
     edges = [0, *sorted({cut % (len(data) + 1) for cut in cuts}), len(data)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         if end > start:
             await parser.parse(data[start:end])
 

@@ -6,7 +6,7 @@ from regrow_protocol.bus.pace import PROBE, PROBE_EVERY, Pace
 
 
 def _learn(pace: Pace, single: float, rounds: int = 300) -> int:
-    """Flushes of 100 on a machine where a single costs `single` seconds and a batch 2.2 ms; how many went as batches."""
+    """Flushes of 100 where a single costs `single` seconds and a batch 2.2 ms; how many went as batches."""
     batches = 0
     for _ in range(rounds):
         count = pace.limit(100)

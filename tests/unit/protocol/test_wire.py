@@ -1,8 +1,8 @@
-"""What comes over the wire is taken apart as nats-py does it, only faster; what goes out cannot break out of its line."""
+"""What comes over the wire is taken apart as nats-py does it; what goes out cannot break out of its line."""
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import pytest
 from hypothesis import given
@@ -27,14 +27,14 @@ def test_acknowledgement_subjects_are_read_as_nats_py_reads_them(reply: str) -> 
     seq, number, time, pending = wire.ack_parts(reply.encode())
     metadata = Msg.Metadata._from_reply(reply)
     assert (seq, number, pending) == (metadata.sequence.stream, metadata.sequence.consumer, metadata.num_pending)
-    assert datetime.fromtimestamp(time, timezone.utc) == metadata.timestamp
+    assert datetime.fromtimestamp(time, UTC) == metadata.timestamp
     assert wire.delivery_count(reply.encode()) == metadata.num_delivered
 
 
 @given(st.integers(min_value=1_000_000_000 * 10**9, max_value=4_000_000_000 * 10**9))
 def test_a_time_is_the_same_float_in_both_forms(nanoseconds: int) -> None:
-    """A stream's time as text (direct get) and as a number (consumer) gives the very same float: replay depends on it."""
-    whole = datetime.fromtimestamp(nanoseconds // 10**9, timezone.utc).strftime("%Y-%m-%dT%H:%M:%S")
+    """A time as text (direct get) and as a number (consumer) gives the very same float: replay depends on it."""
+    whole = datetime.fromtimestamp(nanoseconds // 10**9, UTC).strftime("%Y-%m-%dT%H:%M:%S")
     fraction = f"{nanoseconds % 10**9:09d}".rstrip("0")
     text = f"{whole}.{fraction}Z" if fraction else f"{whole}Z"
     assert direct.stream_time(text) == wire.ack_parts(b"$JS.ACK.s.c.1.1.1.%d.0" % nanoseconds)[2]

@@ -1,0 +1,172 @@
+"""Crashes of the server and cuts of the connection: nothing lost, nothing reordered, nothing twice."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from typing import Any
+
+import pytest
+from regrow_protocol import streams, subjects
+from regrow_protocol.bus import Bus, PubAck, Received
+from regrow_protocol.server import Durability, NatsServer
+
+SENDERS = 4
+
+
+class Trade:
+    """Senders that publish numbered messages for as long as `running`, and a reader of all of them."""
+
+    def __init__(self, sender: Bus, reader: Bus, stream: str) -> None:
+        self.sender = sender
+        self.stream = stream
+        self.running = True
+        self.sent = [0] * SENDERS
+        self.acks: dict[tuple[int, int], PubAck | BaseException] = {}
+        self.taken: list[Received] = []
+        self.reader = reader.read(stream, subjects.inbox_partition("a", 0), 1, self.taken.extend)
+
+    async def run(self) -> None:
+        """Bursts of different lengths, as fast as the back-pressure lets them."""
+        burst = 1
+        while self.running:
+            burst = burst * 7 % 97 + 1
+            for _ in range(burst):
+                for who in range(SENDERS):
+                    k = self.sent[who]
+                    self.sent[who] += 1
+                    self.sender.publish_soon(
+                        self.stream,
+                        subjects.inbox("a", 0, f"p{who}"),
+                        b"%d" % k,
+                        f"{who}.{k}",
+                        done=lambda outcome, key=(who, k): self.acks.__setitem__(key, outcome),
+                    )
+            if self.sender.backlog(self.stream) > 3000:
+                await self.sender.ready(self.stream)
+                await asyncio.sleep(0.002)
+            await asyncio.sleep(0)
+
+    async def check(self, until: Any) -> None:
+        """All that was sent is stored once and in order, and was delivered once and in order."""
+        await self.sender.drain_publishers(60)
+        total = sum(self.sent)
+        assert len(self.acks) == total
+        assert all(isinstance(outcome, PubAck) for outcome in self.acks.values())
+        last = await self.sender.last_seq(self.stream)
+        await until(lambda: self.reader.applied == last, "the reader's last message", 30)
+        for who in range(SENDERS):
+            subject = subjects.inbox("a", 0, f"p{who}")
+            stored = [int(message.data) for message in await self.sender.history(self.stream, subject)]
+            assert stored == list(range(self.sent[who]))
+            read = [int(message.data) for message in self.taken if message.subject == subject]
+            assert read == stored
+        sequences = [message.seq for message in self.taken]
+        assert sequences == sorted(set(sequences))
+        for (who, k), ack in self.acks.items():
+            assert isinstance(ack, PubAck)
+            assert self.taken[ack.seq - 1].data == b"%d" % k
+            assert self.taken[ack.seq - 1].subject.endswith(f"p{who}")
+
+
+@pytest.mark.parametrize("durability", ["safe", "fast"])
+async def test_a_killed_server_loses_reorders_and_doubles_nothing(
+    private_server: NatsServer, connect: Any, until: Any, durability: Durability
+) -> None:
+    """The server is killed four times (SIGKILL) while both go on, and comes back on the same store."""
+    sender, receiver = await connect(private_server.url), await connect(private_server.url)
+    trade = Trade(sender, receiver, await streams.ensure_app(sender, "a"))
+    running = asyncio.create_task(trade.run())
+    for _ in range(4):
+        before = trade.reader.applied
+        await until(lambda before=before: trade.reader.applied > before + 500, "progress")
+        await asyncio.to_thread(private_server.kill)
+        await asyncio.to_thread(private_server.restart)
+    before = trade.reader.applied
+    await until(lambda: trade.reader.applied > before + 500, "progress at the end")
+    trade.running = False
+    await running
+    await trade.check(until)
+
+
+async def test_a_reader_resumes_within_a_second(private_server: NatsServer, connect: Any, until: Any) -> None:
+    """From the moment a killed server accepts connections again, a message takes less than a second to arrive."""
+    sender, bus = await connect(private_server.url), await connect(private_server.url)
+    stream = await streams.ensure_app(sender, "a")
+    taken: list[Received] = []
+    reader = bus.read(stream, subjects.inbox_partition("a", 0), 1, taken.extend)
+    await reader.caught_up
+    took: list[float] = []
+    for k in range(3):
+        await asyncio.to_thread(private_server.kill)
+        await until(lambda: not sender.connected and not bus.connected, "noticing the loss")
+        sender.publish_soon(stream, subjects.inbox("a", 0, "p"), b"%d" % k, f"m{k}")
+        await asyncio.to_thread(private_server.restart)
+        start = time.monotonic()
+        await until(lambda k=k: len(taken) == k + 1, "the message")
+        took.append(time.monotonic() - start)
+    assert max(took) < 1.0, took
+    assert [message.data for message in taken] == [b"0", b"1", b"2"]
+
+
+async def test_a_cut_connection_loses_nothing(private_server: NatsServer, connect: Any, until: Any) -> None:
+    """The clients' sockets are cut again and again while the server lives: acknowledgements are lost, not messages."""
+    sender, receiver = await connect(private_server.url), await connect(private_server.url)
+    stream = await streams.ensure_app(sender, "a")
+    trade = Trade(sender, receiver, stream)
+    running = asyncio.create_task(trade.run())
+    for k in range(10):
+        before = trade.reader.applied
+        await until(lambda before=before: trade.reader.applied > before + 300, "progress")
+        bus = sender if k % 2 else receiver
+        cuts = bus.nc.stats["reconnects"]
+        bus.nc._transport._io_writer.transport.abort()
+        await until(lambda bus=bus, cuts=cuts: bus.nc.stats["reconnects"] > cuts, "reconnecting")
+    trade.running = False
+    await running
+    await trade.check(until)
+    duplicates = [ack for ack in trade.acks.values() if isinstance(ack, PubAck) and ack.duplicate]
+    assert duplicates, "no acknowledgement was lost: the cuts did not hit a flush in flight"
+
+
+async def test_a_server_that_stands_still_is_waited_for(private_server: NatsServer, connect: Any, until: Any) -> None:
+    """A server stopped (SIGSTOP) for longer than the publisher's patience gets the flush again and stores it once."""
+    bus = await connect(private_server.url)
+    stream = await streams.ensure_app(bus, "a")
+    taken: list[Received] = []
+    reader = bus.read(stream, subjects.inbox_partition("a", 0), 1, taken.extend)
+    await reader.caught_up
+    private_server.signal(signal.SIGSTOP)
+    for k in range(100):
+        bus.publish_soon(stream, subjects.inbox("a", 0, "p"), b"%d" % k, f"m{k}")
+    await until(lambda: bus._publisher(stream)._attempts > 1, "a second attempt")
+    private_server.signal(signal.SIGCONT)
+    await bus.drain_publishers()
+    await until(lambda: reader.applied >= 100, "the messages")
+    assert [int(message.data) for message in taken] == list(range(100))
+
+
+async def test_ups_and_downs_are_told(private_server: NatsServer, connect: Any, until: Any) -> None:
+    """`on_down` and `on_up` are called for each loss and return, and `connected_since` moves."""
+    told: list[str] = []
+    bus = await connect(
+        private_server.url, on_down=lambda: told.append("down"), on_up=lambda: told.append("up"), name="told"
+    )
+    since = bus.connected_since
+    for k in range(1, 3):
+        await asyncio.to_thread(private_server.kill)
+        await until(lambda: not bus.connected)
+        await asyncio.to_thread(private_server.restart)
+        await until(lambda k=k: told.count("up") == k, "coming back")
+    assert told == ["down", "up", "down", "up"]
+    assert bus.connected_since > since
+
+
+async def test_a_bus_closes_while_the_server_is_away(private_server: NatsServer, connect: Any, until: Any) -> None:
+    """`close` returns promptly in the middle of reconnecting."""
+    bus = await connect(private_server.url)
+    bus.read("S", "s.>", 1, lambda _: None)
+    await asyncio.to_thread(private_server.kill)
+    await until(lambda: not bus.connected)
+    await asyncio.wait_for(bus.close(), 3)
