@@ -9,52 +9,51 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 
 
-def balance(hosts: Collection[str], partitions: int, current: Mapping[int, str]) -> dict[int, str]:
+def balance(hosts: Collection[str], parts: Collection[int], current: Mapping[int, str]) -> dict[int, str]:
     """The even assignment nearest to `current`.
 
     Args:
         hosts: who may own; without any, nobody owns (the result is empty).
-        partitions: their number; partitions are 0 … partitions - 1.
+        parts: the partitions to assign.
         current: owners now, living or not.
 
     Returns:
-        partition -> host, for all partitions.
+        partition -> host, for all of `parts`.
     """
     if not hosts:
         return {}
-    held = _held(hosts, partitions, current)
-    least, more = divmod(partitions, len(hosts))
+    held = _held(hosts, parts, current)
+    least, more = divmod(len(parts), len(hosts))
     # The hosts that hold most keep one more: each of them saves a move if it holds more than `least`.
     by_size = sorted(held, key=lambda host: (-len(held[host]), host))
     quota = {host: least + (rank < more) for rank, host in enumerate(by_size)}
-    result = {part: host for host in held for part in held[host][: quota[host]]}
-    return _fill(result, partitions, quota)
+    return _complete({part: host for host in held for part in held[host][: quota[host]]}, parts, quota)
 
 
-def fill(hosts: Collection[str], partitions: int, current: Mapping[int, str]) -> dict[int, str]:
+def fill(hosts: Collection[str], parts: Collection[int], current: Mapping[int, str]) -> dict[int, str]:
     """Only give away what no host of `hosts` owns, to those that own least: nothing moves between living hosts."""
     if not hosts:
         return {}
-    held = _held(hosts, partitions, current)
-    result = {part: host for host in held for part in held[host]}
-    room = {host: len(parts) for host, parts in held.items()}
-    for _ in range(partitions - len(result)):
-        room[min(room, key=lambda host: (room[host], host))] += 1
-    return _fill(result, partitions, room)
+    held = _held(hosts, parts, current)
+    kept = {part: host for host in held for part in held[host]}
+    quota = {host: len(own) for host, own in held.items()}
+    for _ in range(len(parts) - len(kept)):
+        quota[min(quota, key=lambda host: (quota[host], host))] += 1
+    return _complete(kept, parts, quota)
 
 
-def _held(hosts: Collection[str], partitions: int, current: Mapping[int, str]) -> dict[str, list[int]]:
+def _held(hosts: Collection[str], parts: Collection[int], current: Mapping[int, str]) -> dict[str, list[int]]:
     held: dict[str, list[int]] = {host: [] for host in sorted(hosts)}
-    for part in range(partitions):
+    for part in sorted(parts):
         owner = current.get(part)
         if owner in held:
             held[owner].append(part)
     return held
 
 
-def _fill(result: dict[int, str], partitions: int, quota: Mapping[str, int]) -> dict[int, str]:
+def _complete(kept: dict[int, str], parts: Collection[int], quota: Mapping[str, int]) -> dict[int, str]:
     room = dict(quota)
-    for host in result.values():
+    for host in kept.values():
         room[host] -= 1
     takers = iter([host for host in sorted(room) for _ in range(room[host])])
-    return {part: result[part] if part in result else next(takers) for part in range(partitions)}
+    return {part: kept[part] if part in kept else next(takers) for part in sorted(parts)}

@@ -15,7 +15,7 @@ from typing import Literal
 
 from regrow_protocol.messages import HostRecord
 
-Verdict = Literal["alive", "doubtful", "dead"]
+Verdict = Literal["alive", "doubtful", "unknown", "dead"]
 MAX_REMEMBERED = 10_000
 
 
@@ -83,12 +83,12 @@ class Liveness:
         return dead
 
     def verdict(self, key: str, now: float) -> Verdict:
-        """What is known of a host, also of one whose key was never seen."""
+        """What is known of a host; `unknown`: its key was not seen although it could have been."""
         if key in self.present:
             return "alive"
-        if key in self.doubtful:
-            return "doubtful"
-        return "dead" if key in self._dead or self.available(now) else "doubtful"
+        if key in self._dead:
+            return "dead"
+        return "doubtful" if key in self.doubtful or not self.available(now) else "unknown"
 
     def living(self) -> Iterator[tuple[str, HostRecord]]:
         """Those alive or in doubt."""

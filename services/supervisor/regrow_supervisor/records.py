@@ -32,6 +32,14 @@ def fold(record: ProcessRecord | None, app: str, events: Iterable[tuple[int, Eve
     return record
 
 
+def read_record(value: bytes) -> ProcessRecord | None:
+    """The record as it is stored; None for what is none, which the next event replaces."""
+    try:
+        return messages.decode(value, ProcessRecord)
+    except msgspec.MsgspecError:
+        return None
+
+
 def _apply(record: ProcessRecord | None, app: str, seq: int, event: EventRecord) -> ProcessRecord | None:
     if not tells(event):
         return record

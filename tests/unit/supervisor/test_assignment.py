@@ -11,14 +11,17 @@ from regrow_supervisor.assignment import balance, fill
 HOSTS = [f"h_{n}" for n in range(9)]
 hosts = st.sets(st.sampled_from(HOSTS))
 some_hosts = st.sets(st.sampled_from(HOSTS), min_size=1)
-partitions = st.integers(1, 64)
+partitions = st.integers(1, 64).map(range)
+
+
+Situation = tuple[set[str], range, dict[int, str]]
 
 
 @st.composite
-def situations(draw: st.DrawFn) -> tuple[set[str], int, dict[int, str]]:
-    count = draw(partitions)
-    owners = st.dictionaries(st.integers(0, count + 3), st.sampled_from([*HOSTS, "", "h_gone"]), max_size=count + 4)
-    return draw(some_hosts), count, draw(owners)
+def situations(draw: st.DrawFn) -> Situation:
+    parts = draw(partitions)
+    owners = st.dictionaries(st.integers(0, len(parts) + 3), st.sampled_from([*HOSTS, "", "h_gone"]))
+    return draw(some_hosts), parts, draw(owners)
 
 
 def moved(before: dict[int, str], after: dict[int, str]) -> int:
@@ -26,11 +29,11 @@ def moved(before: dict[int, str], after: dict[int, str]) -> int:
 
 
 @given(situations())
-def test_balance_is_complete_and_even(situation: tuple[set[str], int, dict[int, str]]) -> None:
+def test_balance_is_complete_and_even(situation: Situation) -> None:
     """Every partition has a living owner, and no host has two more than another."""
-    living, count, current = situation
-    result = balance(living, count, current)
-    assert sorted(result) == list(range(count))
+    living, parts, current = situation
+    result = balance(living, parts, current)
+    assert sorted(result) == list(parts)
     sizes = Counter(dict.fromkeys(living, 0))
     sizes.update(result.values())
     assert set(sizes) == living
@@ -38,54 +41,54 @@ def test_balance_is_complete_and_even(situation: tuple[set[str], int, dict[int, 
 
 
 @given(situations())
-def test_balance_moves_as_few_as_possible(situation: tuple[set[str], int, dict[int, str]]) -> None:
+def test_balance_moves_as_few_as_possible(situation: Situation) -> None:
     """No even assignment keeps more partitions where they are.
 
     A host that holds n keeps at most min(n, its quota), and a quota is `least` or, for `more` hosts, one larger: so the
     most that can be kept is a sum that needs no assignment to be computed.
     """
-    living, count, current = situation
-    held = Counter(current[part] for part in range(count) if current.get(part) in living)
-    least, more = divmod(count, len(living))
+    living, parts, current = situation
+    held = Counter(current[part] for part in parts if current.get(part) in living)
+    least, more = divmod(len(parts), len(living))
     kept_at_least = sum(min(held[host], least) for host in living)
     gains = sorted((held[host] > least for host in living), reverse=True)
-    best = count - kept_at_least - sum(gains[:more])
-    assert moved(current, balance(living, count, current)) == best
+    best = len(parts) - kept_at_least - sum(gains[:more])
+    assert moved(current, balance(living, parts, current)) == best
 
 
 @given(situations())
-def test_balance_is_a_fixed_point(situation: tuple[set[str], int, dict[int, str]]) -> None:
+def test_balance_is_a_fixed_point(situation: Situation) -> None:
     """What is balanced stays as it is."""
-    living, count, current = situation
-    once = balance(living, count, current)
-    assert balance(living, count, once) == once
-    assert fill(living, count, once) == once
+    living, parts, current = situation
+    once = balance(living, parts, current)
+    assert balance(living, parts, once) == once
+    assert fill(living, parts, once) == once
 
 
 @given(situations())
-def test_the_order_of_hosts_does_not_matter(situation: tuple[set[str], int, dict[int, str]]) -> None:
+def test_the_order_of_hosts_does_not_matter(situation: Situation) -> None:
     """Two supervisors that heard of the hosts in another order decide the same."""
-    living, count, current = situation
-    assert balance(sorted(living), count, current) == balance(sorted(living, reverse=True), count, current)
-    assert fill(sorted(living), count, current) == fill(sorted(living, reverse=True), count, current)
+    living, parts, current = situation
+    assert balance(sorted(living), parts, current) == balance(sorted(living, reverse=True), parts, current)
+    assert fill(sorted(living), parts, current) == fill(sorted(living, reverse=True), parts, current)
 
 
 @given(situations())
-def test_fill_moves_nothing_between_living_hosts(situation: tuple[set[str], int, dict[int, str]]) -> None:
+def test_fill_moves_nothing_between_living_hosts(situation: Situation) -> None:
     """Every partition has a living owner afterwards, and those that had one keep it."""
-    living, count, current = situation
-    result = fill(living, count, current)
-    assert sorted(result) == list(range(count))
+    living, parts, current = situation
+    result = fill(living, parts, current)
+    assert sorted(result) == list(parts)
     assert set(result.values()) <= living
-    assert all(result[part] == current[part] for part in range(count) if current.get(part) in living)
+    assert all(result[part] == current[part] for part in parts if current.get(part) in living)
 
 
 @given(some_hosts, partitions, st.sampled_from(HOSTS))
-def test_a_lost_host_moves_only_its_own(living: set[str], count: int, lost: str) -> None:
+def test_a_lost_host_moves_only_its_own(living: set[str], parts: range, lost: str) -> None:
     """From a balanced state, filling after a loss gives an even one as far as the survivors' shares allow."""
-    before = balance(living | {lost}, count, {})
+    before = balance(living | {lost}, parts, {})
     survivors = living - {lost}
-    after = fill(survivors, count, before)
+    after = fill(survivors, parts, before)
     if not survivors:
         assert after == {}
         return
@@ -96,7 +99,7 @@ def test_a_lost_host_moves_only_its_own(living: set[str], count: int, lost: str)
 
 
 @given(partitions)
-def test_without_hosts_nobody_owns(count: int) -> None:
+def test_without_hosts_nobody_owns(parts: range) -> None:
     """No host: no new owner, so the records stay as they are."""
-    assert balance([], count, {0: "h_1"}) == {}
-    assert fill([], count, {0: "h_1"}) == {}
+    assert balance([], parts, {0: "h_1"}) == {}
+    assert fill([], parts, {0: "h_1"}) == {}

@@ -90,12 +90,12 @@ def test_a_failed_probe_is_an_outage() -> None:
     assert liveness.gone("shop.h_1", deleted=False, now=10.3) is None
 
 
-def test_an_unknown_host_is_doubtful_at_first_and_dead_after_a_ttl() -> None:
+def test_a_host_without_a_key_is_doubtful_at_first_and_unknown_after_a_ttl() -> None:
     """A supervisor that has just started finds owners without a key."""
     liveness = watched(1.0)
     assert liveness.verdict("shop.h_9", 1.1) == "doubtful"
     probe(liveness, 1.25, 2.0)
-    assert liveness.verdict("shop.h_9", 2.1) == "dead"
+    assert liveness.verdict("shop.h_9", 2.1) == "unknown"
 
 
 @given(

@@ -1,0 +1,54 @@
+"""The supervisor service: hosts' liveness, partitions, the list of processes, and those that nobody can go on with.
+
+It holds no state; two at once are correct, and one may be killed at any moment. `python -m regrow_supervisor` runs it;
+the embedded composition calls `serve`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from regrow_service import service
+from regrow_service.service import Service, Tasks
+from regrow_service.settings import read
+
+from .hosts import Hosts
+from .measures import TABLE
+from .partitions import Partitions
+from .projection import Projection
+from .settings import SupervisorSettings
+from .sweep import Sweep
+
+NAME = "supervisor"
+
+
+async def serve(settings: SupervisorSettings, stopping: asyncio.Event) -> None:
+    """Run a supervisor until `stopping` is set."""
+    running = Service(NAME, settings, TABLE)
+    running.stopping = stopping
+
+    def tasks() -> Tasks:
+        bus, metrics = running.bus, running.metrics
+        hosts = Hosts(bus, settings.host_ttl, metrics)
+        partitions = Partitions(bus, hosts, metrics, settings.partitions)
+        sweep = Sweep(bus, hosts, partitions, metrics, settings.upgrade_grace)
+        projection = Projection(bus, metrics, NAME)
+        running.checks["hosts"] = lambda: "" if hosts.current.is_set() else "the hosts are not read yet"
+        return {
+            "hosts": hosts.run(stopping),
+            "partitions": partitions.run(stopping),
+            "sweep": sweep.run(stopping),
+            "projection": projection.run(stopping),
+        }
+
+    await running.run(tasks)
+
+
+def main() -> int:
+    """Run a supervisor as a program; its exit code."""
+    return service.main(NAME, lambda: read(SupervisorSettings), serve)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

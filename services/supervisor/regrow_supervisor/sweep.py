@@ -1,0 +1,220 @@
+"""Processes that nobody can go on with: those whose build has no host any more, and those whose parent has ended.
+
+The list of processes is read through only when there may be such: a build has had no host for the grace period while
+others of its app have, or an app has none at all. Then:
+
+- A running process of a forsaken build is sent an `Upgrade` to the newest living build that can run it (`choice`). - A
+running process of a deserted app whose parent has ended is sent a `Cancel`: its parent's host would have done so. It
+  ends when a host of the app comes.
+
+Both have ids derived from pid and purpose, so sending one twice does nothing; then the record says what was sent, and
+the next reading finds nothing to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping
+
+from msgspec import Struct
+from msgspec.structs import replace
+from regrow_protocol import messages, subjects
+from regrow_protocol.bus import Bus
+from regrow_protocol.errors import RegrowError, WrongRevision
+from regrow_protocol.ids import partition_of
+from regrow_protocol.messages import Cancel, ProcessRecord, Upgrade
+from regrow_protocol.streams import inbox_stream
+from regrow_service.logs import get_logger
+from regrow_service.metrics import Metrics
+
+from .choice import LiveBuild, newest
+from .hosts import Change, Group, Hosts, clock
+from .measures import ORPHANS, UPGRADES
+from .partitions import Partitions
+from .projection import BUCKET
+from .records import RUNNING, read_record
+
+LOOK = 0.5
+PAUSE, PAUSE_MAX = 2.0, 120.0
+"""Seconds between two readings of the list while nothing changes but the list."""
+AT_ONCE = 256
+PUBLISH_TIMEOUT = 10.0
+
+
+class Situation(Struct, frozen=True):
+    """What there is to sweep.
+
+    Attributes:
+        forsaken: builds without hosts, of apps that have some.
+        living: by app, its builds with hosts.
+        deserted: apps without any host.
+    """
+
+    forsaken: frozenset[Group]
+    living: Mapping[str, tuple[LiveBuild, ...]]
+    deserted: frozenset[str]
+
+
+class Found(Struct):
+    """A running process in the list, with the revision of its record."""
+
+    record: ProcessRecord
+    revision: int
+
+
+class Sweep:
+    """Looks after forsaken and orphaned processes; `run` does it.
+
+    Args:
+        bus: connected; streams and buckets exist.
+        hosts, partitions: followed by their own tasks.
+        metrics: where to count.
+        grace: seconds without a host after which a build is forsaken, an app deserted.
+    """
+
+    def __init__(self, bus: Bus, hosts: Hosts, partitions: Partitions, metrics: Metrics, grace: float) -> None:
+        self._bus = bus
+        self._kv = bus.kv(BUCKET)
+        self._hosts = hosts
+        self._partitions = partitions
+        self._grace = grace
+        self._empty_since: dict[Group, float] = {}
+        self._cancelled: set[str] = set()
+        self._metrics = metrics
+        self._log = get_logger("sweep")
+        hosts.subscribe(self._host_changed)
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Look until `stopping` is set."""
+        await self._hosts.current.wait()
+        last: Situation | None = None
+        pause, next_at, read_at = PAUSE, 0.0, -1
+        while not stopping.is_set():
+            situation = self._situation()
+            if situation != last:
+                last, pause, next_at, read_at = situation, PAUSE, 0.0, -1
+            if (situation.forsaken or situation.deserted) and clock() >= next_at:
+                try:
+                    now_at = await self._bus.last_seq(self._kv.stream)
+                    if now_at != read_at:
+                        await self._sweep(situation)
+                    read_at = now_at
+                except RegrowError as error:
+                    self._log.warning("the list of processes could not be swept", reason=str(error))
+                next_at, pause = clock() + pause, min(pause * 2, PAUSE_MAX)
+            await asyncio.sleep(LOOK)
+
+    # what there is to do ----------------------------------------------------------------------------------------------
+
+    def _situation(self) -> Situation:
+        now = clock()
+        hosts = defaultdict(list)
+        for host in self._hosts.living():
+            hosts[Group(host.app, host.build)].append(host)
+        known = {*self._partitions.owners, *self._partitions.builds}
+        empty = known - hosts.keys()
+        self._empty_since = {group: self._empty_since.get(group, now) for group in empty}
+        if not self._hosts.available:
+            return Situation(frozenset(), {}, frozenset())
+        living: dict[str, list[LiveBuild]] = defaultdict(list)
+        for group, members in sorted(hosts.items()):
+            living[group.app].append(LiveBuild.of(group.build, members, self._partitions.builds.get(group)))
+        late = {group for group, since in self._empty_since.items() if now - since >= self._grace}
+        return Situation(
+            frozenset(group for group in late if group.app in living),
+            {app: tuple(builds) for app, builds in living.items()},
+            frozenset(group.app for group in late if group.app not in living),
+        )
+
+    def _host_changed(self, change: Change) -> None:
+        if change.news == "joined" and change.host is not None:
+            self._empty_since.pop(Group(change.host.app, change.host.build), None)
+
+    async def _sweep(self, situation: Situation) -> None:
+        """Read the list once and send what is to be sent."""
+        upgrades: list[tuple[Found, str]] = []
+        orphans: list[Found] = []
+        candidates = [found async for found in self._running(situation)]
+        targets = {found.record.pid: _target(found.record) for found in candidates}
+        self._cancelled.intersection_update(targets)
+        for found in candidates:
+            record = found.record
+            if record.app in situation.deserted:
+                if record.pid not in self._cancelled and await self._parent_has_ended(record):
+                    orphans.append(found)
+                continue
+            root = record.root or record.pid
+            if root not in targets:
+                known = await self._record(root)
+                targets[root] = _target(known) if known else ""
+            build = newest(situation.living[record.app], record.type, targets[root])
+            if build is not None:
+                upgrades.append((found, build))
+        for start in range(0, len(upgrades), AT_ONCE):
+            await asyncio.gather(*[self._upgrade(*each) for each in upgrades[start : start + AT_ONCE]])
+        for start in range(0, len(orphans), AT_ONCE):
+            await asyncio.gather(*[self._cancel(each) for each in orphans[start : start + AT_ONCE]])
+
+    async def _running(self, situation: Situation) -> AsyncIterator[Found]:
+        """The running processes of forsaken builds and deserted apps."""
+        position = 1
+        while True:
+            batch, pending = await self._bus.get_batch(self._kv.stream, f"{self._kv.prefix}*", position)
+            for message in batch:
+                record = read_record(message.data) if message.data else None
+                if record is None or record.status != RUNNING:
+                    continue
+                if record.app in situation.deserted or Group(record.app, record.build) in situation.forsaken:
+                    yield Found(record, message.seq)
+            if not batch or not pending:
+                return
+            position = batch[-1].seq + 1
+
+    async def _parent_has_ended(self, record: ProcessRecord) -> bool:
+        parent = await self._record(record.parent) if record.parent else None
+        return parent is not None and parent.status != RUNNING
+
+    async def _record(self, pid: str) -> ProcessRecord | None:
+        found = await self._kv.get(pid)
+        return None if found is None else read_record(found[0])
+
+    # what is done -----------------------------------------------------------------------------------------------------
+
+    async def _upgrade(self, found: Found, build: str) -> None:
+        record = found.record
+        if not await self._send(record, messages.encode(Upgrade(build=build)), f"{record.pid}.upgrade.{build}"):
+            return
+        self._metrics[UPGRADES].labels(record.app).inc()
+        self._log.info("upgrade sent", pid=record.pid, app=record.app, build=record.build, to=build)
+        try:
+            await self._kv.update(record.pid, messages.encode(replace(record, build=build)), found.revision)
+        except WrongRevision:
+            return  # the projection has news of it; the next reading decides again
+
+    async def _cancel(self, found: Found) -> None:
+        record = found.record
+        body = messages.encode(Cancel(reason=f"its parent {record.parent} has ended"))
+        if await self._send(record, body, f"{record.pid}.orphaned.{record.parent}"):
+            self._cancelled.add(record.pid)
+            self._metrics[ORPHANS].labels(record.app).inc()
+            self._log.info("orphan cancelled", pid=record.pid, app=record.app, parent=record.parent)
+
+    async def _send(self, record: ProcessRecord, body: bytes, msg_id: str) -> bool:
+        partitions = self._partitions.count(record.app)
+        if partitions is None:
+            self._log.warning("a process of an app without a record", pid=record.pid, app=record.app)
+            return False
+        subject = subjects.inbox(record.app, partition_of(record.pid, partitions), record.pid)
+        try:
+            await self._bus.publish(
+                inbox_stream(record.app), subject, body, msg_id, timeout=PUBLISH_TIMEOUT, withdraw=True
+            )
+        except RegrowError as error:
+            self._log.warning("an input could not be sent", pid=record.pid, app=record.app, reason=str(error))
+            return False
+        return True
+
+
+def _target(record: ProcessRecord) -> str:
+    return record.program.target if record.program else ""
