@@ -58,6 +58,10 @@ class FakeHost:
             await asyncio.wait([self._renewing])
             self._renewing = None
 
+    def resume(self) -> None:
+        """Renew again, after `vanish`: it was alive, and slow to reconnect."""
+        self._renewing = asyncio.create_task(self._renew())
+
     async def _put(self) -> None:
         await self._kv.put(self._key, messages.encode(self.record), ttl=self.ttl)
         self.renewed = time.monotonic()

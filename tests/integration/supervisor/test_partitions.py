@@ -209,8 +209,9 @@ async def test_an_outage_kills_nobody(fleet: Fleet, private_server: NatsServer, 
     await ready(fleet, until)
     before = len(fleet.decisions)
     await asyncio.to_thread(private_server.kill)
-    await passed(3.0, until)
+    await out_of_reach(hosts, 3.0, until)
     await asyncio.to_thread(private_server.restart)
+    await slowly_back(hosts, until)
     await ready(fleet, until)
     assert len(fleet.decisions) == before
     await hosts[0].vanish()
@@ -228,8 +229,9 @@ async def test_a_paused_server_kills_nobody(
     await ready(fleet, until)
     before = len(fleet.decisions)
     private_server.signal(signal.SIGSTOP)
-    await passed(stop, until)
+    await out_of_reach(hosts, stop, until)
     private_server.signal(signal.SIGCONT)
+    await slowly_back(hosts, until)
     await ready(fleet, until)
     assert len(fleet.decisions) == before
 
@@ -256,6 +258,22 @@ async def passed(seconds: float, until: Until) -> None:
     """Wait for real time: an outage has no other condition."""
     end = time.monotonic() + seconds
     await until(lambda: time.monotonic() >= end)
+
+
+async def out_of_reach(hosts: list[FakeHost], seconds: float, until: Until) -> None:
+    """An outage, in which no host can renew its key."""
+    for host in hosts:
+        await host.vanish()
+    await passed(seconds, until)
+
+
+async def slowly_back(hosts: list[FakeHost], until: Until) -> None:
+    """One host needs longer to reconnect than the others, but not a whole TTL: its key is seen to expire."""
+    slow, *quick = hosts
+    for host in quick:
+        host.resume()
+    await passed(0.7 * slow.ttl, until)
+    slow.resume()
 
 
 async def quiet(fleet: Fleet, until: Until) -> None:
