@@ -1,8 +1,9 @@
 """Key-value buckets (the layout of NATS ADR-8): compare-and-set, TTLs, watching.
 
 Reads go to the stream's leader, so they see every acknowledged write. Writes carry an id, so one that is repeated after
-a lost acknowledgement is recognised as itself and not taken for a conflict. A write that times out is taken back where
-that is still possible; `Unreachable` then means that it may or may not have happened.
+a lost acknowledgement is recognised as itself and not taken for a conflict (unless somebody else has written since). A
+write that times out is taken back where that is still possible; `Unreachable` then means that it may or may not have
+happened.
 """
 
 from __future__ import annotations

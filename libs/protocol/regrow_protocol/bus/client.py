@@ -427,6 +427,11 @@ class Bus:
             self._is_up.clear()
             await self._is_up.wait()
 
+    async def _find(self, stream: str, subject: str, msg_id: str) -> PubAck | None:
+        message = await direct.last(self, stream, subject)
+        own = message is not None and message.header("Nats-Msg-Id") == msg_id
+        return PubAck(message.seq, duplicate=True) if message is not None and own else None
+
     async def _last_matching(self, stream: str, filters: list[str]) -> int:
         found = [await direct.last(self, stream, subject) for subject in filters]
         return max((message.seq for message in found if message is not None), default=0)
@@ -445,7 +450,7 @@ class Bus:
         publisher = self._publishers.get(stream)
         if publisher is None:
             gated = not stream.startswith(("KV_", "OBJ_"))
-            publisher = Publisher(self.nc, stream, self._may_flush if gated else _always, self._problem)
+            publisher = Publisher(self.nc, stream, self._may_flush if gated else _always, self._problem, self._find)
             self._publishers[stream] = publisher
         return publisher
 

@@ -105,17 +105,17 @@ async def connect(
                 )
             break
         except ImportError as error:
+            await _discard(connection)
             raise AccessDenied("These credentials need the package nkeys", hint="pip install nkeys") from error
         except (OSError, TimeoutError, ValueError, nats_errors.Error) as error:
             reason = _denied([error, *last])
+            await _discard(connection)
             if reason:
-                await close(connection)
                 raise AccessDenied(
                     f"The NATS server at {', '.join(servers)} refuses the credentials: {reason}",
                     hint="see REGROW_NATS_URL and REGROW_NATS_CREDS",
                 ) from error
             if loop.time() + RETRY >= deadline:
-                await close(connection)
                 cause = next((str(e) for e in [*reversed(last), error] if str(e)), "no answer")
                 raise Unreachable(
                     f"No NATS server answers at {', '.join(servers)}: {cause}",
@@ -127,6 +127,17 @@ async def connect(
     connection.options["allow_reconnect"] = True
     connection.options["max_reconnect_attempts"] = -1
     connection.set_server_pool([*servers, *[url.geturl() for url in connection.discovered_servers]])
+
+
+async def _discard(connection: Connection) -> None:
+    """After a failed attempt: nats-py leaves its socket open."""
+    transport, connection._transport = connection._transport, None
+    if transport is not None and bool(transport):  # pyright: ignore[reportGeneralTypeIssues]
+        transport.close()
+        try:
+            await transport.wait_closed()
+        except OSError as error:
+            log.debug("Closing after a failed attempt to connect: %s", error)
 
 
 def _denied(errors: list[Exception]) -> str:

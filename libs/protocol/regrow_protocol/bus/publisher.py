@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
@@ -54,10 +54,23 @@ class Item:
         head: its header lines.
         flying: it belongs to the flush in flight.
         settled: it was acknowledged, it failed, or it was withdrawn.
+        sends: how often it was sent.
         answers: reply subjects on which its acknowledgement is awaited, one for each attempt.
     """
 
-    __slots__ = ("answers", "done", "flying", "head", "msg_id", "payload", "publisher", "settled", "size", "subject")
+    __slots__ = (
+        "answers",
+        "done",
+        "flying",
+        "head",
+        "msg_id",
+        "payload",
+        "publisher",
+        "sends",
+        "settled",
+        "size",
+        "subject",
+    )
 
     def __init__(
         self, publisher: Publisher, subject: str, payload: bytes, msg_id: str, head: str, done: Done | None
@@ -71,6 +84,7 @@ class Item:
         self.size = len(payload) + len(head) + len(subject)
         self.flying = False
         self.settled = False
+        self.sends = 0
         self.answers: list[str] = []
 
     def answered(self, _subject: bytes, _reply: bytes, headers: bytes | None, data: bytes) -> None:
@@ -80,6 +94,8 @@ class Item:
 
 class Publisher:
     """Publishes to `stream`; `may_flush` is the gate, asked before everything that is sent.
+
+    `find(stream, subject, message id)` gives the acknowledgement of a message if that is the subject's last one.
 
     Attributes:
         backlog, backlog_bytes: what is not acknowledged yet.
@@ -91,6 +107,7 @@ class Publisher:
         stream: str,
         may_flush: Callable[[], bool],
         on_problem: Callable[[str, RegrowError], None],
+        find: Callable[[str, str, str], Awaitable[PubAck | None]],
     ) -> None:
         self.stream = stream
         self.backlog = 0
@@ -99,6 +116,8 @@ class Publisher:
         self._connection = connection
         self._may_flush = may_flush
         self._on_problem = on_problem
+        self._find = find
+        self._finding: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Item] = deque()
         self._flight: list[Item] = []
@@ -177,6 +196,8 @@ class Publisher:
         """Fail what is waiting."""
         self._closed = True
         self._stop_timer()
+        for task in self._finding:
+            task.cancel()
         for item in [*self._flight, *self._queue]:
             if not item.settled:
                 self._settle(item, Unreachable("The bus was closed before this message was acknowledged"))
@@ -252,6 +273,7 @@ class Publisher:
         for item in items:
             reply = self._connection.expect(item.answered)
             item.answers.append(reply)
+            item.sends += 1
             out.append(hpub(item.subject, reply, item.head, item.payload))
         self._connection.send(b"".join(out))
 
@@ -263,6 +285,7 @@ class Publisher:
         last.answers.append(reply)
         out: list[bytes] = []
         for number, item in enumerate(items, 1):
+            item.sends += 1
             head = f"{item.head}Nats-Batch-Id: {batch}\r\nNats-Batch-Sequence: {number}\r\n"
             if item is last:
                 out.append(hpub(item.subject, reply, head + "Nats-Batch-Commit: 1\r\n", item.payload))
@@ -317,13 +340,28 @@ class Publisher:
             self._advance()
             return
         failure = _for_good(item, ack.error)
-        if failure is not None:
+        if isinstance(failure, WrongRevision) and item.sends > 1:
+            # the server compares before it looks at the id, so this may be the item's own first attempt
+            task = self._loop.create_task(self._own_or(item, failure))
+            self._finding.add(task)
+            task.add_done_callback(self._finding.discard)
+        elif failure is not None:
             self._settle(item, failure)
             self._advance()
         else:
             self._report(ack.error)
             self._careful = True
             self._repeat_later()
+
+    async def _own_or(self, item: Item, failure: RegrowError) -> None:
+        outcome: PubAck | RegrowError = failure
+        try:
+            outcome = await self._find(self.stream, item.subject, item.msg_id) or failure
+        except RegrowError as error:
+            outcome = error
+        if not item.settled:
+            self._settle(item, outcome)
+            self._advance()
 
     def _batch_answered(self, reply: str, items: list[Item], headers: bytes | None, data: bytes) -> None:
         self._connection.forget(reply)
