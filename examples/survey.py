@@ -253,4 +253,4 @@ def _numbers(name: str, report: PackageReport) -> str:
 
 
 if __name__ == "__main__":
-    print(table(asyncio.run(survey(*sys.argv[1:2]))))
+    print(table(asyncio.run(survey(sys.argv[1] if len(sys.argv) > 1 else ""))))
