@@ -119,6 +119,7 @@ class Start(Request, frozen=True, tag="start", omit_defaults=True, kw_only=True)
         program: for roots, where the code is.
         restarts: how many restarts are behind this incarnation.
         carry: what the last incarnation hands on.
+        seed: of its random numbers, where it is not its pid: a fork has that of its original.
     """
 
     type: str
@@ -134,6 +135,7 @@ class Start(Request, frozen=True, tag="start", omit_defaults=True, kw_only=True)
     program: Program | None = None
     restarts: int = 0
     carry: Carry | None = None
+    seed: str = ""
 
 
 class Carry(Struct, frozen=True, omit_defaults=True):

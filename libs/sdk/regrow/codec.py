@@ -124,9 +124,15 @@ class Signature:
             kind in (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
             for kind in self._kinds.values()
         )
+        parameters = self._signature.parameters.values()
+        self._needed = {p.name for p in parameters if p.default is inspect.Parameter.empty}
+        self._positional = [p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+        self._required = sum(p.default is inspect.Parameter.empty for p in parameters)
 
     def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Raw:
         """Arguments as one JSON object by parameter name; raises InvalidArguments or NotSendable."""
+        if self._simple and not kwargs and self._required <= len(args) <= len(self._positional):
+            return to_raw(dict(zip(self._positional, args, strict=False)), f"An argument of {self.what}")
         try:
             bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
@@ -160,6 +166,8 @@ class Signature:
     def _bind(self, values: dict[str, Any], extra: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         args: list[Any] = []
         if self._simple:
+            if not extra and self._needed <= values.keys():
+                return args, values
             kwargs = values | extra
         else:
             kwargs = dict(extra)

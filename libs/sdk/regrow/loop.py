@@ -16,6 +16,7 @@ import traceback
 from asyncio import events
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from hashlib import blake2b
 from typing import Any, NoReturn, Protocol
 
 from regrow_protocol.messages import Op
@@ -86,6 +87,10 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         """The next number for a hash."""
         self._counter += 1
         return self._counter
+
+    def seed(self, seed: str) -> None:
+        """Where hashes begin: the same in every replay, and spread, for asyncio keeps all tasks in one set."""
+        self._counter = int.from_bytes(blake2b(seed.encode(), digest_size=7).digest(), "big")
 
     # Running ----------------------------------------------------------------------------------------------------------
 

@@ -62,6 +62,7 @@ class Process:
         self.applied = 0
         self.inputs = 0
         self.inputs_since_start = 0
+        self.seed = pid
         self.replaying = False
         self.gone = False
         self.build = ""
@@ -210,6 +211,8 @@ class Process:
         self.start = start
         self.incarnation = start.incarnation
         self.inputs_since_start = 1
+        self.seed = f"{start.seed or self.pid}.{start.incarnation}"
+        self.loop.seed(self.seed)
         self.build = start.build
         self.ended = False
         self._restarting = False
@@ -696,9 +699,9 @@ class Process:
 
     @property
     def random(self) -> random.Random:
-        """The process's own generator, seeded by its id."""
+        """The process's own generator."""
         if self._random is None:
-            self._random = random.Random(f"{self.pid}.{self.incarnation}")  # noqa: S311 - must be repeatable
+            self._random = random.Random(self.seed)  # noqa: S311 - must be repeatable
         return self._random
 
 
