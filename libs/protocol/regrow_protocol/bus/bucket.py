@@ -17,7 +17,7 @@ from msgspec import Struct
 from ..errors import InvalidName, WrongRevision
 from . import direct
 from .reader import Latch, Reader
-from .wire import ApiError, Received, as_json
+from .wire import Received
 
 if TYPE_CHECKING:
     from .client import Bus
@@ -79,7 +79,7 @@ class Watcher:
         self._opened = False
         self._again = False
         self._reader = Reader(
-            bus,
+            bus.link,
             bucket.stream,
             [bucket.prefix + key_filter],
             1,
@@ -89,7 +89,6 @@ class Watcher:
             on_open=self._open,
             on_current=self._current,
         )
-        bus._readers.add(self._reader)
         self.current: Latch = self._reader.caught_up
 
     async def stop(self) -> None:
@@ -139,7 +138,7 @@ class Bucket:
 
     async def get(self, key: str) -> tuple[bytes, int] | None:
         """(value, revision), or None when the key is not there."""
-        message = await direct.last(self._bus, self.stream, self._subject(key))
+        message = await direct.last(self._bus.link, self.stream, self._subject(key))
         return None if message is None or _operation(message) != "put" else (message.data, message.seq)
 
     async def create(self, key: str, value: bytes, *, ttl: float | None = None) -> int:
@@ -147,7 +146,7 @@ class Bucket:
         try:
             return await self._write(key, value, 0, ttl)
         except WrongRevision:
-            message = await direct.last(self._bus, self.stream, self._subject(key))
+            message = await direct.last(self._bus.link, self.stream, self._subject(key))
             if message is None or _operation(message) == "put":
                 raise
             return await self._write(key, value, message.seq, ttl)
@@ -197,7 +196,7 @@ class Bucket:
 
     async def drop_history(self, key: str) -> None:
         """Remove a key without leaving a trace."""
-        await self._bus.request(f"$JS.API.STREAM.PURGE.{self.stream}", as_json({"filter": self._subject(key)}))
+        await self._bus.purge(self.stream, self._subject(key))
 
     def _subject(self, key: str) -> str:
         if not key or key.startswith(".") or key.endswith("."):
@@ -220,6 +219,3 @@ class Bucket:
             withdraw=True,
         )
         return ack.seq
-
-
-__all__ = ["ApiError", "Bucket", "Entry", "Watcher"]

@@ -206,6 +206,11 @@ class Connection(Client):
         return True
 
     @property
+    def server_version(self) -> str:
+        """Of the server it is, or was last, connected to."""
+        return str(self._server_info.get("version", ""))
+
+    @property
     def clustered(self) -> bool:
         """The server is one of a cluster: leaders can change."""
         return bool(self._server_info.get("cluster"))

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from nats.nuid import NUID
 
+from ..errors import AccessDenied
 from .wire import Received, ack_parts, as_json, delivery_count, pub, status_of
 
 if TYPE_CHECKING:
-    from .client import Bus
+    from .link import Link
 
 EXPIRES = 30.0
 HEARTBEAT = 0.5
@@ -31,10 +32,10 @@ class Delivery:
         attempts: how often it was delivered, this time included.
     """
 
-    __slots__ = ("_bus", "_reply", "attempts", "message")
+    __slots__ = ("_link", "_reply", "attempts", "message")
 
-    def __init__(self, bus: Bus, message: Received, attempts: int, reply: str) -> None:
-        self._bus = bus
+    def __init__(self, link: Link, message: Received, attempts: int, reply: str) -> None:
+        self._link = link
         self._reply = reply
         self.message = message
         self.attempts = attempts
@@ -45,7 +46,7 @@ class Delivery:
 
     async def ack_confirmed(self, timeout: float = 5.0) -> None:
         """It is handled, and the server knows; raises `Unreachable`."""
-        await self._bus.core_request(self._reply, b"+ACK", timeout=timeout)
+        await self._link.core_request(self._reply, b"+ACK", timeout=timeout)
 
     def nak(self, delay: float = 0.0) -> None:
         """Deliver it again, after `delay` seconds."""
@@ -60,31 +61,33 @@ class Delivery:
         self._answer(b"+WPI")
 
     def _answer(self, body: bytes) -> None:
-        self._bus.nc.send(pub(self._reply, "", body))
+        self._link.nc.send(pub(self._reply, "", body))
 
 
 class PullConsumer:
     """A durable consumer; make it with `Bus.consumer`."""
 
-    def __init__(self, bus: Bus, stream: str, name: str) -> None:
+    def __init__(self, link: Link, stream: str, name: str) -> None:
         self.stream = stream
         self.name = name
-        self._bus = bus
+        self._link = link
         self._buffer: deque[Delivery] = deque()
         self._arrival = asyncio.Event()
         self._open = 0
         self._number = 0
         self._silent = 0
         self._closed = False
+        self._next = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}"
         self._inbox = f"_INBOX.{NUID().next().decode()}"
-        self._sid = bus.nc.raw_subscribe(f"{self._inbox}.*", self._arrived)
+        link.parties.add(self)
+        self._sid = link.nc.raw_subscribe(f"{self._inbox}.*", self._arrived)
 
     async def fetch(self, batch: int = 64, timeout: float = 5.0) -> list[Delivery]:
         """What is there, up to `batch`; waits up to `timeout` seconds for the first one, then returns []."""
         try:
             async with asyncio.timeout(timeout):
                 while not self._buffer and not self._closed:
-                    await self._bus._up()
+                    await self._link.up()
                     if self._open <= 0:
                         self._pull(batch)
                     self._arrival.clear()
@@ -101,24 +104,29 @@ class PullConsumer:
     async def close(self) -> None:
         """Fetch no more. What was fetched and not acknowledged is delivered again, to whoever fetches next."""
         self._closed = True
-        self._bus._pulls.discard(self)
-        self._bus.nc.raw_unsubscribe(self._sid)
+        self._link.parties.discard(self)
+        self._link.nc.raw_unsubscribe(self._sid)
         for delivery in self._buffer:
             delivery.nak()
         self._buffer.clear()
         self._arrival.set()
 
-    def broken(self) -> None:
-        """The connection was lost: pull anew."""
+    def restored(self) -> None:
+        """The connection is back: pull anew."""
         self._open = 0
         self._arrival.set()
 
-    def tick(self) -> None:
-        """Called by the bus four times a second."""
+    def refused(self, subject: str) -> None:
+        """A pull that may not be made is never answered: say so, and try again later."""
+        if subject == self._next:
+            self._link.problem(self.stream, AccessDenied(f"No permission to publish on {subject}"))
+
+    def tick(self, now: float) -> None:
+        """Too long without a sign of life: pull anew."""
         if self._open > 0:
             self._silent += 1
             if self._silent > SILENT_TICKS:
-                self.broken()
+                self.restored()
 
     def _pull(self, batch: int) -> None:
         self._silent = 0
@@ -126,7 +134,7 @@ class PullConsumer:
         self._number += 1
         body = as_json({"batch": batch, "expires": int(EXPIRES * 1e9), "idle_heartbeat": int(HEARTBEAT * 1e9)})
         reply = f"{self._inbox}.{self._number}"
-        self._bus.nc.send(pub(f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{self.name}", reply, body))
+        self._link.nc.send(pub(self._next, reply, body))
 
     def _arrived(self, subject: bytes, reply: bytes, headers: bytes | None, data: bytes) -> None:
         self._silent = 0
@@ -137,23 +145,23 @@ class PullConsumer:
                 asyncio.get_running_loop().call_later(0.05, self._arrival.set)
             return
         if self._closed:
-            self._bus.nc.send(pub(reply.decode(), "", b"-NAK"))
+            self._link.nc.send(pub(reply.decode(), "", b"-NAK"))
             return
         seq, number, time, pending = ack_parts(reply)
         message = Received(subject.decode(), seq, time, data, headers, number, pending)
-        self._buffer.append(Delivery(self._bus, message, delivery_count(reply), reply.decode()))
+        self._buffer.append(Delivery(self._link, message, delivery_count(reply), reply.decode()))
         self._open -= 1
         self._arrival.set()
 
 
 async def ensure_consumer(
-    bus: Bus, stream: str, name: str, filters: list[str], options: dict[str, Any]
+    link: Link, stream: str, name: str, filters: list[str], options: dict[str, Any]
 ) -> PullConsumer:
     """Create or update the durable consumer `name`."""
     config = {"durable_name": name, "name": name, "ack_policy": "explicit", "deliver_policy": "all", **options}
     if filters:
         config["filter_subjects"] = filters
-    await bus.request(
+    await link.request(
         f"$JS.API.CONSUMER.CREATE.{stream}.{name}", as_json({"stream_name": stream, "config": config, "action": ""})
     )
-    return PullConsumer(bus, stream, name)
+    return PullConsumer(link, stream, name)

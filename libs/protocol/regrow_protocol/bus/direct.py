@@ -15,10 +15,10 @@ import msgspec
 from msgspec import Struct
 
 from ..errors import Unreachable
-from .wire import ApiError, Received, as_json, find_header, parse_headers, status_of
+from .wire import ApiError, PubAck, Received, as_json, find_header, parse_headers, status_of
 
 if TYPE_CHECKING:
-    from .client import Bus
+    from .link import Link
 
 BATCH = 512
 BATCH_BYTES = 4 * 1024 * 1024
@@ -50,6 +50,11 @@ class _Info(Struct):
     total: int = 0
 
 
+class _Purged(Struct):
+    purged: int = 0
+
+
+_decode_purged = msgspec.json.Decoder(_Purged).decode
 _decode_answer = msgspec.json.Decoder(_Answer).decode
 _decode_info = msgspec.json.Decoder(_Info).decode
 
@@ -78,14 +83,14 @@ def _from_direct(headers: bytes, data: bytes) -> Received:
 
 
 async def get_batch(
-    bus: Bus, stream: str, subject_filter: str, start_seq: int, *, batch: int, max_bytes: int, timeout: float
+    link: Link, stream: str, subject_filter: str, start_seq: int, *, batch: int, max_bytes: int, timeout: float
 ) -> tuple[list[Received], int]:
     """Up to `batch` messages from `start_seq` on, and how many more match."""
     body = as_json({"seq": max(start_seq, 1), "next_by_subj": subject_filter, "batch": batch, "max_bytes": max_bytes})
     try:
         async with asyncio.timeout(timeout):
             while True:
-                result = await _one_batch(bus, stream, body)
+                result = await _one_batch(link, stream, body)
                 if result is not None:
                     return result
                 await asyncio.sleep(0.05)
@@ -93,7 +98,7 @@ async def get_batch(
         raise Unreachable(f"{stream} gave no batch within {timeout} s", hint="is the NATS server running?") from None
 
 
-async def _one_batch(bus: Bus, stream: str, body: bytes) -> tuple[list[Received], int] | None:
+async def _one_batch(link: Link, stream: str, body: bytes) -> tuple[list[Received], int] | None:
     """One attempt; None when it should be made again."""
     messages: list[Received] = []
     ended: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
@@ -116,22 +121,22 @@ async def _one_batch(bus: Bus, stream: str, body: bytes) -> tuple[list[Received]
                 ApiError(f"{stream} refused a batched get: {status} {description}", status=status, err_code=0)
             )
 
-    await bus._up()
-    reply = bus.nc.expect(take)
+    await link.up()
+    reply = link.nc.expect(take)
     try:
-        bus._ask(f"$JS.API.DIRECT.GET.{stream}", reply, body, ended)
+        link.ask(f"$JS.API.DIRECT.GET.{stream}", reply, body, ended)
         async with asyncio.timeout(2.0):
             pending = await ended
     except TimeoutError:
         return None
     finally:
-        bus._asked(f"$JS.API.DIRECT.GET.{stream}", ended)
-        bus.nc.forget(reply)
+        link.asked(f"$JS.API.DIRECT.GET.{stream}", ended)
+        link.nc.forget(reply)
     return None if pending is None else (messages, pending)
 
 
 async def history(
-    bus: Bus, stream: str, subject: str, start_seq: int, up_to: int | None, timeout: float
+    link: Link, stream: str, subject: str, start_seq: int, up_to: int | None, timeout: float
 ) -> list[Received]:
     """All messages of `subject` from `start_seq` on, at least up to `up_to`."""
     loop = asyncio.get_running_loop()
@@ -140,7 +145,7 @@ async def history(
     position = start_seq
     while True:
         messages, pending = await get_batch(
-            bus, stream, subject, position, batch=BATCH, max_bytes=BATCH_BYTES, timeout=timeout
+            link, stream, subject, position, batch=BATCH, max_bytes=BATCH_BYTES, timeout=timeout
         )
         out += messages
         if messages:
@@ -156,7 +161,7 @@ async def history(
             await asyncio.sleep(0.005)
             continue
         while position <= up_to:
-            message = await _from_leader(bus, stream, {"seq": position, "next_by_subj": subject})
+            message = await _from_leader(link, stream, {"seq": position, "next_by_subj": subject})
             if message is None:
                 return out  # it was deleted
             out.append(message)
@@ -164,9 +169,9 @@ async def history(
         return out
 
 
-async def _from_leader(bus: Bus, stream: str, query: dict[str, object]) -> Received | None:
+async def _from_leader(link: Link, stream: str, query: dict[str, object]) -> Received | None:
     try:
-        body = await bus.request(f"$JS.API.STREAM.MSG.GET.{stream}", as_json(query))
+        body = await link.request(f"$JS.API.STREAM.MSG.GET.{stream}", as_json(query))
     except ApiError as error:
         if error.err_code == _NO_MESSAGE:
             return None
@@ -175,31 +180,42 @@ async def _from_leader(bus: Bus, stream: str, query: dict[str, object]) -> Recei
     return Received(found.subject, found.seq, stream_time(found.time), found.data, found.hdrs)
 
 
-async def last(bus: Bus, stream: str, subject: str) -> Received | None:
+async def last(link: Link, stream: str, subject: str) -> Received | None:
     """The last message of a subject (wildcards allowed), as the leader knows it."""
-    return await _from_leader(bus, stream, {"last_by_subj": subject})
+    return await _from_leader(link, stream, {"last_by_subj": subject})
 
 
-async def last_seq(bus: Bus, stream: str) -> int:
+async def last_seq(link: Link, stream: str) -> int:
     """The last sequence of a stream, as the leader knows it."""
-    return _decode_info(await bus.request(f"$JS.API.STREAM.INFO.{stream}", b"")).state.last_seq
+    return _decode_info(await link.request(f"$JS.API.STREAM.INFO.{stream}", b"")).state.last_seq
 
 
-async def subjects(bus: Bus, stream: str, subject_filter: str) -> dict[str, int]:
+async def subjects(link: Link, stream: str, subject_filter: str) -> dict[str, int]:
     """The subjects that match and how many messages each has, as the leader knows them."""
     found: dict[str, int] = {}
     while True:
         query = as_json({"subjects_filter": subject_filter, "offset": len(found)})
-        info = _decode_info(await bus.request(f"$JS.API.STREAM.INFO.{stream}", query))
+        info = _decode_info(await link.request(f"$JS.API.STREAM.INFO.{stream}", query))
         found.update(info.state.subjects)
         if not info.state.subjects or len(found) >= info.total:
             return found
 
 
-class _Purged(Struct):
-    purged: int = 0
+async def purge(link: Link, stream: str, subject: str) -> int:
+    """Remove all messages of a subject (wildcards allowed); how many."""
+    body = await link.request(f"$JS.API.STREAM.PURGE.{stream}", as_json({"filter": subject}))
+    return _decode_purged(body).purged
 
 
-def decode_purged(body: bytes) -> int:
-    """How many messages a purge removed."""
-    return msgspec.json.decode(body, type=_Purged).purged
+async def last_matching(link: Link, stream: str, filters: list[str]) -> int:
+    """The highest sequence that one of the filters matches, as the leader knows it; 0 when none does."""
+    found = [await last(link, stream, subject) for subject in filters]
+    return max((message.seq for message in found if message is not None), default=0)
+
+
+async def find(link: Link, stream: str, subject: str, msg_id: str) -> PubAck | None:
+    """The acknowledgement of a message, if it is the last one of its subject."""
+    message = await last(link, stream, subject)
+    if message is None or message.header("Nats-Msg-Id") != msg_id:
+        return None
+    return PubAck(message.seq, duplicate=True)

@@ -15,18 +15,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeAlias
 
-import msgspec
 from nats.nuid import NUID
 
-from ..errors import PublishRejected, RegrowError, StorageFull, Unreachable, WrongRevision
+from ..errors import PublishRejected, RegrowError, Unreachable, WrongRevision
+from . import direct
 from .pace import Pace
-from .wire import AckBody, ErrorBody, PubAck, check_subject, decode_ack, header_lines, hpub, status_of
+from .verdicts import for_good, for_now, read_answer
+from .wire import PubAck, check_subject, header_lines, hpub
 
 if TYPE_CHECKING:
-    from .connection import Connection
+    from .link import Link
 
 log = logging.getLogger(__name__)
 
@@ -42,9 +43,6 @@ HIGH_MESSAGES, HIGH_BYTES = 10_000, 16 * 1024 * 1024
 """While more than these are waiting, `ready` waits."""
 BATCH_HEADERS = 160
 """Bytes to keep free for the headers of a batch."""
-
-_WRONG_REVISION = {10070, 10071, 10164}
-_STORE_FULL = {10002, 10023, 10028, 10047, 10077}
 
 
 class Item:
@@ -93,30 +91,20 @@ class Item:
 
 
 class Publisher:
-    """Publishes to `stream`; `may_flush` is the gate, asked before everything that is sent.
-
-    `find(stream, subject, message id)` gives the acknowledgement of a message if that is the subject's last one.
+    """Publishes to `stream`; `gate` is asked before everything that is sent.
 
     Attributes:
         backlog, backlog_bytes: what is not acknowledged yet.
     """
 
-    def __init__(
-        self,
-        connection: Connection,
-        stream: str,
-        may_flush: Callable[[], bool],
-        on_problem: Callable[[str, RegrowError], None],
-        find: Callable[[str, str, str], Awaitable[PubAck | None]],
-    ) -> None:
+    def __init__(self, link: Link, stream: str, gate: Callable[[], bool] | None) -> None:
         self.stream = stream
         self.backlog = 0
         self.backlog_bytes = 0
         self.pace = Pace()
-        self._connection = connection
-        self._may_flush = may_flush
-        self._on_problem = on_problem
-        self._find = find
+        self._link = link
+        self._connection = link.nc
+        self._gate = gate
         self._finding: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Item] = deque()
@@ -134,6 +122,7 @@ class Publisher:
         self._waiters: list[asyncio.Future[None]] = []
         self._ids = NUID()
         self._closed = False
+        link.parties.add(self)
 
     # what the bus calls -----------------------------------------------------------------------------------------------
 
@@ -168,17 +157,27 @@ class Publisher:
             while not item.settled:
                 await self._change()
 
-    def kick(self, *, reconnected: bool = False) -> None:
-        """The gate has opened, or the connection is back: what was sent on the old one is sent again."""
+    def kick(self) -> None:
+        """The gate may have opened: go on if that is all that was missing."""
         if not self._flight:
             self._arm()
-        elif reconnected or not self._sent:
+        elif not self._sent and self._timer is None:
             self._repeat()
 
+    def restored(self) -> None:
+        """The connection is back: what was in flight is sent again."""
+        self._sent = False
+        self._stop_timer()
+        self.kick()
+
     def tick(self, now: float) -> None:
-        """Called a few times a second: a flush without an answer is sent again."""
-        if self._sent and now - self._sent_at > self._patience:
+        """A flush without an answer is sent again; the gate is asked again."""
+        if not self._sent:
+            if self.backlog:
+                self.kick()
+        elif now - self._sent_at > self._patience:
             self._patience = min(self._patience * 2, ATTEMPT_MAX)
+            self._link.problem(self.stream, Unreachable(f"The stream {self.stream} does not answer"))
             self._repeat()
 
     def refused(self, subject: str) -> None:
@@ -195,6 +194,7 @@ class Publisher:
     def close(self) -> None:
         """Fail what is waiting."""
         self._closed = True
+        self._link.parties.discard(self)
         self._stop_timer()
         for task in self._finding:
             task.cancel()
@@ -227,7 +227,7 @@ class Publisher:
         self._changed()
 
     def _can_send(self) -> bool:
-        return self._connection.up and self._may_flush()
+        return self._connection.up and (self._gate is None or self._gate())
 
     def _take(self) -> list[Item]:
         """The next flush, taken from the queue; what is too large fails here."""
@@ -332,14 +332,15 @@ class Publisher:
     def _single_answered(self, item: Item, headers: bytes | None, data: bytes) -> None:
         if item.settled:
             return
-        ack = self._parse(headers, data)
+        ack = read_answer(headers, data)
         if ack.error is None:
             self._settle(item, PubAck(ack.seq, ack.duplicate))
+            self._link.answered()
             if not self._open and self._attempts == 1 and not self._careful:
                 self.pace.took(len(self._flight), self._loop.time() - self._sent_at, batch=False)
             self._advance()
             return
-        failure = _for_good(item, ack.error)
+        failure = for_good(item.subject, ack.error)
         if isinstance(failure, WrongRevision) and item.sends > 1:
             # the server compares before it looks at the id, so this may be the item's own first attempt
             task = self._loop.create_task(self._own_or(item, failure))
@@ -349,14 +350,14 @@ class Publisher:
             self._settle(item, failure)
             self._advance()
         else:
-            self._report(ack.error)
+            self._link.problem(self.stream, for_now(self.stream, ack.error))
             self._careful = True
             self._repeat_later()
 
     async def _own_or(self, item: Item, failure: RegrowError) -> None:
         outcome: PubAck | RegrowError = failure
         try:
-            outcome = await self._find(self.stream, item.subject, item.msg_id) or failure
+            outcome = await direct.find(self._link, self.stream, item.subject, item.msg_id) or failure
         except RegrowError as error:
             outcome = error
         if not item.settled:
@@ -365,8 +366,9 @@ class Publisher:
 
     def _batch_answered(self, reply: str, items: list[Item], headers: bytes | None, data: bytes) -> None:
         self._connection.forget(reply)
-        ack = self._parse(headers, data)
+        ack = read_answer(headers, data)
         if ack.error is None:
+            self._link.answered()
             if self._attempts == 1:
                 self.pace.took(len(items), self._loop.time() - self._sent_at, batch=True)
             first = ack.seq - len(items) + 1
@@ -376,27 +378,10 @@ class Publisher:
             self._advance()
         elif reply == self._batch_reply:  # else an earlier attempt, which was sent again since
             if ack.error.code >= 500:
-                self._report(ack.error)
+                self._link.problem(self.stream, for_now(self.stream, ack.error))
                 self._repeat_later()
             else:
                 self._be_careful()
-
-    def _parse(self, headers: bytes | None, data: bytes) -> AckBody:
-        status = status_of(headers)
-        if status:
-            return AckBody(error=ErrorBody(status, 0, f"status {status}"))
-        try:
-            return decode_ack(data)
-        except msgspec.MsgspecError:
-            return AckBody(error=ErrorBody(500, 0, f"no acknowledgement but {data[:80]!r}"))
-
-    def _report(self, error: ErrorBody) -> None:
-        if error.err_code in _STORE_FULL:
-            what = f"The stream {self.stream} takes no more: {error.description}"
-            hint = "free space on its disk or raise its limits; what waits is kept and sent again"
-            self._on_problem(self.stream, StorageFull(what, hint=hint))
-        else:
-            self._on_problem(self.stream, Unreachable(f"The stream {self.stream} does not answer: {error.description}"))
 
     def _settle(self, item: Item, outcome: PubAck | BaseException | None) -> None:
         item.settled = True
@@ -425,13 +410,3 @@ class Publisher:
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
-
-
-def _for_good(item: Item, error: ErrorBody) -> RegrowError | None:
-    """What the message fails with; None when it shall be sent again."""
-    if error.err_code in _WRONG_REVISION:
-        return WrongRevision(f"{item.subject} has changed meanwhile: {error.description}", hint="read it again")
-    if error.err_code in _STORE_FULL or error.code >= 500 or error.code in (404, 408):
-        return None
-    what = f"The stream refused a message on {item.subject}: {error.description}"
-    return PublishRejected(what, hint="sending it again will not help")

@@ -23,10 +23,11 @@ from msgspec import Struct
 from nats.nuid import NUID
 
 from ..errors import RegrowError, Unreachable
-from .wire import ApiError, Received, ack_parts, as_json, find_header, pub, status_of
+from . import direct
+from .wire import Received, ack_parts, as_json, find_header, pub, status_of
 
 if TYPE_CHECKING:
-    from .client import Bus
+    from .link import Link
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +90,7 @@ class Reader:
 
     def __init__(
         self,
-        bus: Bus,
+        link: Link,
         stream: str,
         filters: list[str],
         start_seq: int,
@@ -105,7 +106,8 @@ class Reader:
         self.applied = max(start_seq - 1, 0)
         self.caught_up = Latch()
         self.recreated = -1
-        self._bus = bus
+        self._link = link
+        self._connection = link.nc
         self._on_messages = on_messages
         self._ready = ready
         self._last_per_subject = last_per_subject
@@ -127,6 +129,7 @@ class Reader:
         self._broken = asyncio.Event()
         self._broken.set()
         self._stopped = False
+        link.parties.add(self)
         self._task = self._loop.create_task(self._keep(), name=f"reader {stream}")
 
     async def stop(self) -> None:
@@ -134,7 +137,7 @@ class Reader:
         if self._stopped:
             return
         self._stopped = True
-        self._bus._readers.discard(self)
+        self._link.parties.discard(self)
         self._task.cancel()
         if self._aiming is not None:
             self._aiming.cancel()
@@ -150,8 +153,15 @@ class Reader:
         """The connection was lost, or a gap was seen: make a new consumer."""
         self._broken.set()
 
-    def tick(self) -> None:
-        """Called by the bus four times a second."""
+    def restored(self) -> None:
+        """The connection is back; the server has forgotten the consumer, or soon will."""
+        self.broken()
+
+    def refused(self, subject: str) -> None:
+        """A consumer that may not be made is reported by the request for it."""
+
+    def tick(self, now: float) -> None:
+        """Too long without a sign of life, counted in ticks: a loop that was blocked makes few of them."""
         if self._consumer:
             self._ticks += 1
             self._silent += 1
@@ -177,7 +187,7 @@ class Reader:
                 pause = 0.05
             except Exception as error:  # noqa: BLE001 - whatever it is, a reader that stopped trying would be silent
                 problem = error if isinstance(error, RegrowError) else RegrowError(f"Reading failed: {error!r}")
-                self._bus._problem(self.stream, problem)
+                self._link.problem(self.stream, problem)
                 self._broken.set()
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, 1.0)
@@ -187,7 +197,7 @@ class Reader:
         self.recreated += 1
         if self._on_open is not None:
             self._on_open()
-        connection = self._bus.nc
+        connection = self._connection
         name = NUID().next().decode()
         deliver = f"_INBOX.{name}"
         config = {
@@ -215,8 +225,8 @@ class Reader:
         self._consumer = name
         if not self.caught_up.is_set() and connection.clustered:
             # the consumer may live on a follower that is behind: only the leader knows what is there
-            self._target = await self._bus._last_matching(self.stream, self.filters)
-        body = await self._bus.request(
+            self._target = await direct.last_matching(self._link, self.stream, self.filters)
+        body = await self._link.request(
             f"$JS.API.CONSUMER.CREATE.{self.stream}.{name}",
             as_json({"stream_name": self.stream, "config": {"name": name, **config}}),
         )
@@ -227,18 +237,18 @@ class Reader:
     async def _aim(self) -> None:
         """What the leader named as the last message may have been purged since: ask again."""
         try:
-            self._target = await self._bus._last_matching(self.stream, self.filters)
+            self._target = await direct.last_matching(self._link, self.stream, self.filters)
         except RegrowError as error:
-            self._bus._problem(self.stream, error)
+            self._link.problem(self.stream, error)
         else:
             self._check_current(None)
 
     def _drop(self) -> None:
         """Forget the present consumer; the server removes it."""
         if self._sid:
-            self._bus.nc.raw_unsubscribe(self._sid)
+            self._connection.raw_unsubscribe(self._sid)
             self._sid = 0
-            self._bus.nc.send(pub(f"$JS.API.CONSUMER.DELETE.{self.stream}.{self._consumer}", "", b""))
+            self._connection.send(pub(f"$JS.API.CONSUMER.DELETE.{self.stream}.{self._consumer}", "", b""))
         self._consumer = ""
         self._buffer.clear()
 
@@ -253,7 +263,7 @@ class Reader:
         self._buffer.append((subject, reply, headers, data))
         if not self._scheduled:
             self._scheduled = True
-            self._bus.nc.after_dispatch.append(self._deliver)
+            self._connection.after_dispatch.append(self._deliver)
 
     def _schedule(self) -> None:
         if not self._scheduled and self._buffer:
@@ -322,7 +332,7 @@ class Reader:
         if batch:
             self._hand_over(batch)
         for answer in answers:
-            self._bus.nc.send(pub(answer.decode(), "", b""))
+            self._connection.send(pub(answer.decode(), "", b""))
         if not whole:
             log.info("A gap in what came from %s after %d: a new consumer", self.stream, self.applied)
             self.broken()
@@ -331,7 +341,7 @@ class Reader:
 
     def _hand_over(self, batch: list[Received]) -> None:
         if batch[0].seq <= self.applied and not self._last_per_subject:
-            self._bus._problem(
+            self._link.problem(
                 self.stream,
                 RegrowError(
                     f"{self.stream} went back from {self.applied} to {batch[0].seq}", hint="was an old store restored?"
@@ -353,6 +363,3 @@ class Reader:
             if self._on_current is not None:
                 self._on_current()
             self.caught_up.set()
-
-
-__all__ = ["ApiError", "Latch", "OnMessages", "Reader"]

@@ -14,7 +14,6 @@ from nats.nuid import NUID
 
 from ..errors import RegrowError, ValueTooLarge, WrongRevision
 from ..messages import MAX_VALUE
-from . import direct
 from .wire import as_json
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ async def put_value(bus: Bus, data: bytes) -> str:
     digest = await asyncio.to_thread(hashlib.sha256, data)
     key = digest.hexdigest()
     subject = _meta_subject(key)
-    found = await direct.last(bus, STREAM, subject)
+    found = await bus.last(STREAM, subject)
     if found is not None and not _decode(found.data).deleted:
         return key
     nuid = NUID().next().decode()
@@ -98,7 +97,7 @@ async def put_value(bus: Bus, data: bytes) -> str:
             timeout=60.0,
         )
     except WrongRevision:  # somebody else has just stored the same value: ours is in the way
-        await bus.request(f"$JS.API.STREAM.PURGE.{STREAM}", as_json({"filter": chunk_subject}))
+        await bus.purge(STREAM, chunk_subject)
     return key
 
 
@@ -108,12 +107,12 @@ async def _chunk(bus: Bus, subject: str, chunk: bytes, msg_id: str) -> int:
 
 async def get_value(bus: Bus, key: str) -> bytes:
     """The value of a key; raises `ValueMissing`."""
-    found = await direct.last(bus, STREAM, _meta_subject(key))
+    found = await bus.last(STREAM, _meta_subject(key))
     info = _decode(found.data) if found is not None else None
     if info is None or info.deleted:
         raise ValueMissing(f"There is no value {key}", hint="was it purged from the object store?")
     up_to = int(info.metadata.get("last_seq", "0")) or None
-    chunks = await direct.history(bus, STREAM, f"$O.{BUCKET}.C.{info.nuid}", 1, up_to, 60.0) if info.chunks else []
+    chunks = await bus.history(STREAM, f"$O.{BUCKET}.C.{info.nuid}", 1, up_to, timeout=60.0) if info.chunks else []
     data = b"".join([message.data for message in chunks])
     digest = await asyncio.to_thread(hashlib.sha256, data)
     if digest.hexdigest() != key:
