@@ -125,6 +125,21 @@ class Service(Generic[S]):
         return "" if self._bus is not None and self._bus.connected else "not connected"
 
 
+async def until(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:
+    """Run `work`, which may be interrupted at any moment, until it ends or `stopping` is set."""
+    working = asyncio.ensure_future(work)
+    stop = asyncio.ensure_future(stopping.wait())
+    try:
+        await asyncio.wait({working, stop}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stop.cancel()
+        if not working.done():
+            working.cancel()
+            await asyncio.wait({working})
+    if not working.cancelled():
+        working.result()
+
+
 async def _wait(event: asyncio.Event, timeout: float) -> None:
     try:
         async with asyncio.timeout(timeout):

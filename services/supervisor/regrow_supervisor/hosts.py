@@ -122,13 +122,13 @@ class Hosts:
 
     # following --------------------------------------------------------------------------------------------------------
 
-    async def run(self, stopping: asyncio.Event) -> None:
-        """Follow the hosts until `stopping` is set."""
+    async def run(self) -> None:
+        """Follow the hosts, for ever; may be cancelled at any moment."""
         watcher = self._bus.kv(BUCKET).watch(">", self._entry)
         try:
             await watcher.current
             self.current.set()
-            while not stopping.is_set():
+            while True:
                 await self._probe()
                 self._judge()
                 await asyncio.sleep(self.ttl / 10)

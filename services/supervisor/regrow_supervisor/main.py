@@ -10,7 +10,7 @@ import asyncio
 import sys
 
 from regrow_service import service
-from regrow_service.service import Service, Tasks
+from regrow_service.service import Service, Tasks, until
 from regrow_service.settings import read
 
 from .hosts import Hosts
@@ -36,9 +36,9 @@ async def serve(settings: SupervisorSettings, stopping: asyncio.Event) -> None:
         projection = Projection(bus, metrics, NAME)
         running.checks["hosts"] = lambda: "" if hosts.current.is_set() else "the hosts are not read yet"
         return {
-            "hosts": hosts.run(stopping),
-            "partitions": partitions.run(stopping),
-            "sweep": sweep.run(stopping),
+            "hosts": until(stopping, hosts.run()),
+            "partitions": until(stopping, partitions.run()),
+            "sweep": until(stopping, sweep.run()),
             "projection": projection.run(stopping),
         }
 

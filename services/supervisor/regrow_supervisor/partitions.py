@@ -77,14 +77,14 @@ class Partitions:
         self._log = get_logger("partitions")
         hosts.subscribe(self._host_changed)
 
-    async def run(self, stopping: asyncio.Event) -> None:
-        """Assign until `stopping` is set."""
+    async def run(self) -> None:
+        """Assign, for ever; may be cancelled at any moment."""
         watcher = self._kv.watch(">", self._entry)
         try:
             await watcher.current
             await self._hosts.current.wait()
             self._touch(*self._known())
-            while not stopping.is_set():
+            while True:
                 await self._turn()
         finally:
             await watcher.stop()

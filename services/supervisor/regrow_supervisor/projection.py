@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Struct
 from regrow_protocol import messages, subjects
 from regrow_protocol.bus import Bus, Delivery
+from regrow_protocol.bus.wire import pub
 from regrow_protocol.errors import RegrowError, StorageFull, Unreachable, WrongRevision
 from regrow_protocol.messages import EventRecord, ProcessRecord
 from regrow_protocol.streams import EVENTS
@@ -123,33 +124,34 @@ class Projection:
             of_pid.deliveries.append(delivery)
             of_pid.events.append((message.seq, event))
             of_pid.again |= delivery.attempts > 1
-        # no task of its own for each: a thousand at once are awaited together, and what they publish goes as one batch
-        await asyncio.gather(*[self._process(pid, of_pid) for pid, of_pid in work.items()])
+        done = await asyncio.gather(*[self._process(pid, of_pid) for pid, of_pid in work.items()])
+        self._acknowledge([delivery for each in done for delivery in each])
         self._lag.set(max(0.0, time.time() - batch[-1].message.time))
 
-    async def _process(self, pid: str, work: Work) -> None:
-        """Bring one process up to date and acknowledge its events."""
+    def _acknowledge(self, deliveries: list[Delivery]) -> None:
+        """In one write: a write for each costs as much as all else together."""
+        self._bus.nc.send(b"".join([pub(delivery._reply, "", b"+ACK") for delivery in deliveries]))
+        self._projected.inc(len(deliveries))
+
+    async def _process(self, pid: str, work: Work) -> list[Delivery]:
+        """Bring one process up to date; the deliveries that are to be acknowledged now."""
         try:
             record = await self._write(pid, work)
             if record is not None and record.name:
                 await self._names.settle(record)
         except Taken as error:
             if work.deliveries[-1].attempts < NAME_ATTEMPTS:
-                self._later(work)  # the end of who has it may be on its way
-                return
+                return self._later(work)  # the end of who has it may be on its way
             self._log.info("a name is taken", pid=pid, app=work.app, reason=str(error))
         except (Unreachable, StorageFull, WrongRevision) as error:
             self._cache.pop(pid, None)
             self._log.warning("a record could not be written", pid=pid, app=work.app, reason=str(error))
-            self._later(work)
-            return
+            return self._later(work)
         except RegrowError as error:  # too large, not permitted, no name: trying again is of no use
             for delivery in work.deliveries:
                 await self._bury(delivery, f"the record is refused: {error}")
-            return
-        for delivery in work.deliveries:
-            delivery.ack()
-        self._projected.inc(len(work.deliveries))
+            return []
+        return work.deliveries
 
     async def _write(self, pid: str, work: Work) -> ProcessRecord | None:
         known = self._cache.get(pid)
@@ -187,9 +189,10 @@ class Projection:
         if len(self._cache) > CACHED:
             self._cache.popitem(last=False)
 
-    def _later(self, work: Work) -> None:
+    def _later(self, work: Work) -> list[Delivery]:
         for delivery in work.deliveries:
             delivery.nak(AGAIN)
+        return []
 
     async def _bury(self, delivery: Delivery, reason: str) -> None:
         message = delivery.message

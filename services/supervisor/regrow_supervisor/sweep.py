@@ -39,7 +39,7 @@ LOOK = 0.5
 PAUSE, PAUSE_MAX = 2.0, 120.0
 """Seconds between two readings of the list while nothing changes but the list."""
 AT_ONCE = 256
-PUBLISH_TIMEOUT = 10.0
+PUBLISH_TIMEOUT = 3.0
 
 
 class Situation(Struct, frozen=True):
@@ -85,12 +85,12 @@ class Sweep:
         self._log = get_logger("sweep")
         hosts.subscribe(self._host_changed)
 
-    async def run(self, stopping: asyncio.Event) -> None:
-        """Look until `stopping` is set."""
+    async def run(self) -> None:
+        """Look, for ever; may be cancelled at any moment."""
         await self._hosts.current.wait()
         last: Situation | None = None
         pause, next_at, read_at = PAUSE, 0.0, -1
-        while not stopping.is_set():
+        while True:
             situation = self._situation()
             if situation != last:
                 last, pause, next_at, read_at = situation, PAUSE, 0.0, -1
@@ -98,8 +98,7 @@ class Sweep:
                 try:
                     now_at = await self._bus.last_seq(self._kv.stream)
                     if now_at != read_at:
-                        await self._sweep(situation)
-                    read_at = now_at
+                        read_at = now_at if await self._sweep(situation) else -1
                 except RegrowError as error:
                     self._log.warning("the list of processes could not be swept", reason=str(error))
                 next_at, pause = clock() + pause, min(pause * 2, PAUSE_MAX)
@@ -131,8 +130,8 @@ class Sweep:
         if change.news == "joined" and change.host is not None:
             self._empty_since.pop(Group(change.host.app, change.host.build), None)
 
-    async def _sweep(self, situation: Situation) -> None:
-        """Read the list once and send what is to be sent."""
+    async def _sweep(self, situation: Situation) -> bool:
+        """Read the list once and send what is to be sent; false when something could not be sent."""
         upgrades: list[tuple[Found, str]] = []
         orphans: list[Found] = []
         candidates = [found async for found in self._running(situation)]
@@ -151,10 +150,12 @@ class Sweep:
             build = newest(situation.living[record.app], record.type, targets[root])
             if build is not None:
                 upgrades.append((found, build))
+        sent: list[bool] = []
         for start in range(0, len(upgrades), AT_ONCE):
-            await asyncio.gather(*[self._upgrade(*each) for each in upgrades[start : start + AT_ONCE]])
+            sent += await asyncio.gather(*[self._upgrade(*each) for each in upgrades[start : start + AT_ONCE]])
         for start in range(0, len(orphans), AT_ONCE):
-            await asyncio.gather(*[self._cancel(each) for each in orphans[start : start + AT_ONCE]])
+            sent += await asyncio.gather(*[self._cancel(each) for each in orphans[start : start + AT_ONCE]])
+        return all(sent)
 
     async def _running(self, situation: Situation) -> AsyncIterator[Found]:
         """The running processes of forsaken builds and deserted apps."""
@@ -181,24 +182,27 @@ class Sweep:
 
     # what is done -----------------------------------------------------------------------------------------------------
 
-    async def _upgrade(self, found: Found, build: str) -> None:
+    async def _upgrade(self, found: Found, build: str) -> bool:
         record = found.record
         if not await self._send(record, messages.encode(Upgrade(build=build)), f"{record.pid}.upgrade.{build}"):
-            return
+            return False
         self._metrics[UPGRADES].labels(record.app).inc()
         self._log.info("upgrade sent", pid=record.pid, app=record.app, build=record.build, to=build)
         try:
             await self._kv.update(record.pid, messages.encode(replace(record, build=build)), found.revision)
         except WrongRevision:
-            return  # the projection has news of it; the next reading decides again
+            return True  # the projection has news of it: the list has changed, so it will be read again
+        return True
 
-    async def _cancel(self, found: Found) -> None:
+    async def _cancel(self, found: Found) -> bool:
         record = found.record
         body = messages.encode(Cancel(reason=f"its parent {record.parent} has ended"))
-        if await self._send(record, body, f"{record.pid}.orphaned.{record.parent}"):
-            self._cancelled.add(record.pid)
-            self._metrics[ORPHANS].labels(record.app).inc()
-            self._log.info("orphan cancelled", pid=record.pid, app=record.app, parent=record.parent)
+        if not await self._send(record, body, f"{record.pid}.orphaned.{record.parent}"):
+            return False
+        self._cancelled.add(record.pid)
+        self._metrics[ORPHANS].labels(record.app).inc()
+        self._log.info("orphan cancelled", pid=record.pid, app=record.app, parent=record.parent)
+        return True
 
     async def _send(self, record: ProcessRecord, body: bytes, msg_id: str) -> bool:
         partitions = self._partitions.count(record.app)
