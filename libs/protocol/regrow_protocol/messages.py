@@ -119,7 +119,7 @@ class Start(Request, frozen=True, tag="start", omit_defaults=True, kw_only=True)
         program: for roots, where the code is.
         restarts: how many restarts are behind this incarnation.
         carry: what the last incarnation hands on.
-        seed: of its random numbers, where it is not its pid: a fork has that of its original.
+        forks: for a history that begins as a copy, whose it was.
     """
 
     type: str
@@ -135,7 +135,19 @@ class Start(Request, frozen=True, tag="start", omit_defaults=True, kw_only=True)
     program: Program | None = None
     restarts: int = 0
     carry: Carry | None = None
-    seed: str = ""
+    forks: list[Fork] = []
+
+
+class Fork(Struct, frozen=True):
+    """The beginning of a history that is a copy: it is not done again, and what was pending at its end is `forked`.
+
+    Attributes:
+        pid: the process that these inputs were recorded for; up to there the fold goes by its id.
+        inputs: how many, counted from the first; a copy of a copy lists both, the older and shorter one first.
+    """
+
+    pid: str
+    inputs: int
 
 
 class Carry(Struct, frozen=True, omit_defaults=True):

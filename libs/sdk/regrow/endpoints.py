@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from msgspec import UNSET, Raw
 
 from regrow_protocol import messages as m
@@ -113,6 +114,13 @@ class Endpoints:
         elif call.reply:
             n = process.number()
             process.outputs.append(Output("reply", call.reply, m.Reply(value=value, error=failure), n))
+
+    def disown(self) -> None:
+        """Answer nobody who has called so far: the calls were made to another process (`forking`)."""
+        self._running = {
+            key: msgspec.structs.replace(call, by=None, op=None, reply="") for key, call in self._running.items()
+        }
+        self._waiting.clear()
 
     def close(self, error: ProcessEnded) -> None:
         """The process has ended: whatever is open, and all that comes later, gets `error`."""

@@ -53,6 +53,12 @@ class CallFailed(RegrowError):
     error: str = ""
 
 
+class Forked(StepFailed, CallFailed):
+    """The operation was under way where this process was forked from another, which has the answer."""
+
+    code = "forked"
+
+
 class EndpointNotFound(RegrowError, ValueError):
     """The process exposes no endpoint of that name."""
 
@@ -124,7 +130,7 @@ class ProcessGone(BaseException):
 
 
 _BY_CODE: dict[str, type[RegrowError]] = {
-    cls.code: cls for cls in (EndpointNotFound, InvalidArguments, ProcessEnded, ProcessNotFound, NotSendable)
+    cls.code: cls for cls in (EndpointNotFound, Forked, InvalidArguments, ProcessEnded, ProcessNotFound, NotSendable)
 }
 
 

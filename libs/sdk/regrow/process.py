@@ -36,6 +36,7 @@ from .errors import (
     execution_failed,
     failure_of,
 )
+from .forking import FORKED, Copying, severed_record
 from .handle import EventFeed, ProcessHandle
 from .loop import DeterministicLoop, DeterministicTimer
 from .operations import Child, Env, Output, Pending, Step, StepPolicy, source_line
@@ -46,7 +47,10 @@ class Process:
     """One process in memory.
 
     Attributes:
-        pid: its id.
+        id: its id.
+        pid: the id that its program sees: while a copied history is applied, that of the process it was recorded for.
+        copying: what is left of a copied history (`forking`).
+        severed: pids of children that belong to the process whose history was copied.
         applied: sequence of the last input applied.
         clock: seconds since 1970; max(its last time, the input's recorded time, the timer's due time).
         steps: running steps by operation number.
@@ -58,7 +62,9 @@ class Process:
 
     def __init__(self, env: Env, pid: str, *, trace: bool = False) -> None:
         self.env = env
-        self.pid = pid
+        self.pid = self.id = pid
+        self.copying: Copying | None = None
+        self.severed: frozenset[str] = frozenset()
         self.applied = 0
         self.inputs = 0
         self.inputs_since_start = 0
@@ -130,6 +136,8 @@ class Process:
         self._recorded = message.at if message.at is not None else time
         self._take(message, seq)
         self._turn()
+        if self.copying is not None:
+            self.copying.after_turn(self)
 
     def _take(self, message: m.Input, seq: int) -> None:
         if isinstance(message, m.Start):
@@ -211,7 +219,8 @@ class Process:
         self.start = start
         self.incarnation = start.incarnation
         self.inputs_since_start = 1
-        self.seed = f"{start.seed or self.pid}.{start.incarnation}"
+        self.copying = Copying(self, start.forks) if start.forks else None
+        self.seed = f"{self.pid}.{start.incarnation}"
         self.loop.seed(self.seed)
         self.build = start.build
         self.ended = False
@@ -372,8 +381,8 @@ class Process:
         return m.ProcessMeta(
             type=start.type,
             build=self.build,
-            parent=start.parent.pid if start.parent else None,
-            root=start.root,
+            parent=start.parent.pid if start.parent and not start.forks else None,
+            root="" if start.forks else start.root,
             name=start.name,
             program=start.program,
             started=self._started_at,
@@ -439,7 +448,7 @@ class Process:
     ) -> None:  # fmt: skip
         """Publish an event and forward it to those who watch."""
         record = m.EventRecord(
-            pid=self.pid,
+            pid=self.id,
             incarnation=self.incarnation,
             n=n or self.number(),
             seq=self._events_before + len(self.events) + 1,
@@ -451,7 +460,7 @@ class Process:
             meta=meta,
         )
         self.events.append(record)
-        self.outputs.append(Output("event", self.pid, record, record.n))
+        self.outputs.append(Output("event", self.id, record, record.n))
         for watcher in self._watchers:
             self._forward(watcher, record)
 
@@ -600,6 +609,9 @@ class Process:
         raw = to_raw(kwargs, f"An argument of {endpoint}()")
         op = self.operation("call", endpoint, raw)
         pending = Pending(op, self.loop.create_future(), Any, CallFailed)
+        if pid in self.severed:
+            pending.settle(UNSET, FORKED)
+            return pending.future
         self.call_raw(pid, endpoint, raw, op, pending, wait=wait)
         return pending.future
 
@@ -625,8 +637,41 @@ class Process:
             self._watch_ops[child.op.n] = pid
             return
         op = self.operation("watch", pid)
+        if pid in self.severed:
+            feed.push(severed_record(pid, 1, self.clock))
+            return
         self._watch_ops[op.n] = pid
         self.send(pid, m.Watch(by=Ref(self.pid, self.incarnation, op.n), k=self.request(pid)), op.n)
+
+    def cut_off(self) -> None:
+        """A copied history ends here: forget who knew the process that it was recorded for (`forking`)."""
+        assert self.start is not None
+        self.start = msgspec.structs.replace(self.start, parent=None, op=None, root="", watch=False, by=None)
+        self.seed = f"{self.pid}.{self.incarnation}"
+        self._random = None
+        for known in (self._watchers, self._marks, self._early, self._client_windows, self._request_numbers):
+            known.clear()
+        self._waiting_for_start.clear()
+        self.endpoints.disown()
+        self.severed = frozenset(pid for pid, child in self.children.items() if not child.ended)
+        awaited = [step.pending for step in self.steps.values()]
+        awaited += self._calls.values()
+        for pid in sorted(self.severed):
+            child = self.children[pid]
+            child.ended, child.status, child.start = True, "failed", None
+            awaited.append(child.pending)
+            if not child.feed_wanted:
+                del self.children[pid]
+        self.steps.clear()
+        self._calls.clear()
+        for pending in awaited:
+            pending.settle(UNSET, FORKED)
+        for pid, feed in self._feeds.items():
+            if not feed.ended:
+                feed.push(severed_record(pid, feed.last + 1, self.clock))
+        for n, timer in self.timers.items():
+            timer.seq = self.applied
+            self.new_local.append(n)
 
     def cancel(self, pid: str, reason: str = "") -> None:
         child = self.children.get(pid)

@@ -51,6 +51,8 @@ class LocalWork:
     def resume(self, resident: Resident) -> None:
         """After an activation: begin what the stream says is under way."""
         process = resident.process
+        if process.copying is not None:
+            return  # what the copied part asks for was done for another process
         floor = self._partition.floor.value
         for n in process.steps:
             self._run_step(resident, n)

@@ -91,7 +91,7 @@ class Resident:
 def fold_anew(resident: Resident) -> Process:
     """Replace a process by a fold of its past; raises AssertionError when it sends anything else than it did."""
     old = resident.process
-    process = Process(old.env, old.pid)
+    process = Process(old.env, old.id)
     process.replaying = True
     for past in resident.past:
         process.apply(past.message, past.seq, past.time)
