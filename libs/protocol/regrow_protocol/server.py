@@ -32,6 +32,8 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from .errors import RegrowError
+from .staging import BatchStaging
+from .staging import BatchStaging
 
 MIN_VERSION = (2, 14, 4)
 Durability = Literal["safe", "fast"]
@@ -94,6 +96,7 @@ class NatsServer:
         self._detached = detached
         self._timeout = timeout
         self._process: subprocess.Popen[bytes] | None = None
+        self._staging: BatchStaging | None = None
 
     @classmethod
     def start(
@@ -202,6 +205,8 @@ class NatsServer:
                 process.kill()
                 process.wait(timeout)
         self._process = None
+        if self._staging is not None:
+            self._staging.close()
         _kept.discard(process)
         atexit.unregister(self.kill)
 
@@ -221,7 +226,9 @@ class NatsServer:
             self._process = process
             if self._detached:
                 _kept.add(process)
+            self._staging = BatchStaging(self.store_dir)
             try:
+                self._staging.start()
                 self._await_ready(process, ports_dir / f"{Path(binary).name}_{process.pid}.ports")
             except BaseException:
                 self.kill()
