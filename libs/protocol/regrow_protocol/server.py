@@ -33,7 +33,6 @@ from urllib.parse import quote
 
 from .errors import RegrowError
 from .staging import BatchStaging
-from .staging import BatchStaging
 
 MIN_VERSION = (2, 14, 4)
 Durability = Literal["safe", "fast"]
