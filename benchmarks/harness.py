@@ -1,0 +1,284 @@
+"""What the benchmarks stand on: a private NATS server, the supervisor, hosts and a client, each a program of its own.
+
+The client lives in the benchmark's own program; the hosts run `programs.py` as `regrow.launcher` starts them.
+Everything is in a temporary folder and ends with the `async with`. A `Meter` notes what a piece of work costs: seconds,
+CPU time of each program (which other load on the machine hardly changes), messages and bytes of stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+from regrow.client import Client, RemoteProcess
+from regrow.codec import to_raw
+from regrow.launcher import HostProcess
+from regrow.program import LoadedProgram, load
+from regrow_protocol import ids, streams, subjects
+from regrow_protocol import messages as m
+from regrow_protocol.bus import Bus
+from regrow_protocol.server import Durability, NatsServer
+
+PROGRAM = str(Path(__file__).with_name("programs.py"))
+APP = "programs"
+DEADLINE = 60.0
+PARK_AFTER = 1.0
+"""Seconds of rest after which the hosts of the benchmarks drop a process from memory."""
+
+
+async def until(condition: Callable[[], Awaitable[bool]], what: str, timeout: float = DEADLINE) -> None:
+    """Wait for a condition."""
+    try:
+        async with asyncio.timeout(timeout):
+            while not await condition():
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise TimeoutError(f"After {timeout:g} s still not so: {what}") from None
+
+
+class Meter:
+    """What a piece of work costs.
+
+    Attributes:
+        seconds: that it took.
+        cpu: seconds of CPU by program: `client`, `host`, `nats`, `supervisor`.
+        messages, size: by stream, what it added.
+    """
+
+    def __init__(self, stack: Stack) -> None:
+        self._stack = stack
+        self.seconds = 0.0
+        self.cpu: dict[str, float] = {}
+        self.messages: dict[str, int] = {}
+        self.size: dict[str, int] = {}
+
+    async def __aenter__(self) -> Meter:
+        gc.collect()
+        gc.freeze()
+        self._streams = await self._stack.stream_sizes()
+        self._cpu = self._stack.cpu_times()
+        self._began = time.perf_counter()
+        return self
+
+    async def __aexit__(self, *failure: object) -> None:
+        self.seconds = time.perf_counter() - self._began
+        if failure[0] is not None:
+            return
+        cpu = self._stack.cpu_times()
+        self.cpu = {role: spent - self._cpu.get(role, 0.0) for role, spent in cpu.items()}
+        for name, (messages, size) in (await self._stack.stream_sizes()).items():
+            before = self._streams.get(name, (0, 0))
+            self.messages[name] = messages - before[0]
+            self.size[name] = size - before[1]
+
+    def cost(self, operations: int) -> dict[str, float]:
+        """Per operation: CPU milliseconds by program, messages and bytes of stream."""
+        out = {role: spent / operations * 1000 for role, spent in self.cpu.items()}
+        out["messages"] = sum(self.messages.values()) / operations
+        out["bytes"] = sum(self.size.values()) / operations
+        return out
+
+
+class Stack:
+    """Everything that runs for a benchmark; made by `running`.
+
+    Attributes:
+        durability: of the NATS server.
+        bus, client: of the benchmark's own program.
+        hosts: in the order of their start.
+        build: that the hosts run (they load no more than `programs.py`, so it is not this program's).
+    """
+
+    def __init__(self, folder: Path, durability: Durability, server: NatsServer, bus: Bus) -> None:
+        self.folder = folder
+        self.durability: Durability = durability
+        self.server = server
+        self.bus = bus
+        self.client = Client(bus)
+        self.hosts: list[HostProcess] = []
+        self.program: LoadedProgram = load(PROGRAM)
+        self.build = ""
+        self._supervisor: asyncio.subprocess.Process | None = None
+
+    @property
+    def stream(self) -> str:
+        """Of the inboxes."""
+        return streams.inbox_stream(APP)
+
+    async def open(self) -> None:
+        """Make the streams, start the supervisor."""
+        await streams.ensure(self.bus)
+        await streams.ensure_app(self.bus, APP)
+        with (self.folder / "supervisor.log").open("wb") as log:
+            self._supervisor = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "regrow_supervisor",
+                env={**os.environ, "REGROW_NATS_URL": self.server.url},
+                stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+
+    async def close(self) -> None:
+        """End everything."""
+        await asyncio.gather(*(host.stop() for host in self.hosts))
+        if self._supervisor is not None and self._supervisor.returncode is None:
+            self._supervisor.send_signal(signal.SIGTERM)
+            try:
+                async with asyncio.timeout(10):
+                    await self._supervisor.wait()
+            except TimeoutError:
+                self._supervisor.kill()
+                await self._supervisor.wait()
+        await self.client.close()
+
+    # Hosts ------------------------------------------------------------------------------------------------------------
+
+    async def add_host(self, *, announced: bool = True, restart: bool = False) -> HostProcess:
+        """Start a host and wait until the partitions are shared out.
+
+        Args:
+            announced: its launcher says so when it dies; else only its key's TTL does.
+            restart: its launcher starts another one.
+        """
+        bus = self.bus if announced else None
+        environment = {"REGROW_PARK_AFTER": str(PARK_AFTER)}
+        host = HostProcess(PROGRAM, self.server.url, app=APP, bus=bus, restart=restart, env=environment)
+        self.build = (await host.start()).build
+        self.hosts.append(host)
+        alive = [h.ready.host for h in self.hosts if h.ready is not None and psutil.pid_exists(h.os_pid)]
+
+        async def shared() -> bool:
+            owners = await self.owners()
+            each = {name: list(owners.values()).count(name) for name in alive}
+            return len(owners) == 16 and sum(each.values()) == 16 and max(each.values()) - min(each.values()) <= 1
+
+        await until(shared, "the partitions belong to the hosts in equal shares")
+        return host
+
+    async def owners(self) -> dict[int, str]:
+        """The host of each partition."""
+        pattern = f"own.{subjects.token(APP)}.{self.build}.*"
+        found: dict[int, str] = {}
+        async for entry in self.bus.kv("regrow_partitions").items(pattern):
+            found[int(entry.key.rsplit(".", 1)[1])] = m.decode(entry.value, m.Ownership).host
+        return found
+
+    async def at_rest(self) -> None:
+        """Wait until the cursors say that all inputs are applied and their outputs acknowledged."""
+        kv = self.bus.kv("regrow_cursors")
+
+        async def so(part: int) -> bool:
+            last = await self.bus.last(self.stream, subjects.inbox_partition(APP, part))
+            found = await kv.get(f"{subjects.token(APP)}.{self.build}.{part}")
+            if last is None or found is None:
+                return last is None
+            cursor: m.Cursor = m.decode(found[0], m.Cursor)
+            return cursor.floor >= last.seq and not cursor.busy
+
+        async def all_so() -> bool:
+            return all(await asyncio.gather(*(so(part) for part in range(16))))
+
+        await until(all_so, "all inputs are applied")
+
+    # Processes --------------------------------------------------------------------------------------------------------
+
+    async def start(self, type_: str, *, pid: str = "", **arguments: Any) -> RemoteProcess:
+        """Start a root process."""
+        return await self.client.start(APP, self.build, type_, to_raw(arguments), pid=pid)
+
+    async def run(self, type_: str, **arguments: Any) -> Any:
+        """Start one and wait for its result."""
+        return await (await self.start(type_, **arguments)).result(DEADLINE)
+
+    async def start_many(self, type_: str, count: int, parts: set[int] | None = None) -> list[RemoteProcess]:
+        """Start `count` processes, all in the partitions `parts` if given."""
+        pids: list[str] = []
+        while len(pids) < count:
+            pid = ids.new_id(ids.PROCESS)
+            if parts is None or ids.partition_of(pid, 16) in parts:
+                pids.append(pid)
+        return await asyncio.gather(*(self.start(type_, pid=pid) for pid in pids))
+
+    # Measuring --------------------------------------------------------------------------------------------------------
+
+    def meter(self) -> Meter:
+        """To be used with `async with` around a piece of work."""
+        return Meter(self)
+
+    def cpu_times(self) -> dict[str, float]:
+        """Seconds of CPU so far by program."""
+        pids: dict[str, list[int]] = {"client": [os.getpid()], "host": [h.os_pid for h in self.hosts]}
+        pids["nats"] = [self.server.pid] if self.server.pid else []
+        pids["supervisor"] = [self._supervisor.pid] if self._supervisor else []
+        return {role: sum(map(_cpu_time, numbers)) for role, numbers in pids.items()}
+
+    async def stream_sizes(self) -> dict[str, tuple[int, int]]:
+        """Messages and bytes of each stream that carries processes' messages."""
+        names = [self.stream, streams.EVENTS, streams.REPLIES]
+        return {name: await stream_size(self.bus, name) for name in names}
+
+
+def _cpu_time(number: int) -> float:
+    try:
+        times = psutil.Process(number).cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return times.user + times.system
+
+
+class _State(msgspec.Struct):
+    messages: int
+    bytes: int
+
+
+class _Info(msgspec.Struct):
+    state: _State
+
+
+async def stream_size(bus: Bus, name: str) -> tuple[int, int]:
+    """(messages, bytes) of a stream as the server counts them."""
+    info = msgspec.json.decode(await bus.request(f"$JS.API.STREAM.INFO.{name}"), type=_Info)
+    return info.state.messages, info.state.bytes
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Any:
+    """A folder that is gone afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="regrow-bench-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@asynccontextmanager
+async def running(durability: Durability, *, hosts: int = 1, store: Path | None = None) -> AsyncIterator[Stack]:
+    """A stack with `hosts` hosts, on a copy of `store` if given."""
+    with temporary_folder() as folder:
+        data = folder / "nats"
+        if store is not None:
+            shutil.copytree(store, data)
+        server = NatsServer.start(data, durability=durability)
+        try:
+            async with await Bus.connect(server.url, name="benchmark") as bus:
+                stack = Stack(folder, durability, server, bus)
+                try:
+                    await stack.open()
+                    for _ in range(hosts):
+                        await stack.add_host()
+                    yield stack
+                finally:
+                    await stack.close()
+        finally:
+            server.stop()

@@ -1,0 +1,80 @@
+"""The processes that the benchmarks run; their bodies do as little as possible, so what is measured is the runtime."""
+
+from __future__ import annotations
+
+import asyncio
+
+from regrow import agent_process, expose, sleep, step, wait
+
+MONTH = 30 * 24 * 3600.0
+
+
+async def add(a: int, b: int) -> int:
+    """The work of a step: none."""
+    return a + b
+
+
+@agent_process
+async def echo() -> None:
+    """Answers `ping` for ever."""
+
+    @expose
+    async def ping(v: int) -> int:
+        return v + 1
+
+    await wait()
+
+
+@agent_process
+async def asleep() -> None:
+    """Sleeps for a month, and answers `ping` meanwhile."""
+
+    @expose
+    async def ping(v: int) -> int:
+        return v + 1
+
+    await sleep(MONTH)
+
+
+@agent_process
+async def steps(n: int) -> int:
+    """`n` steps, one after the other."""
+    total = 0
+    for _ in range(n):
+        total = await step(add, total, 1)
+    return total
+
+
+@agent_process
+async def steps_then_echo(n: int) -> None:
+    """A process with a long inbox that still answers."""
+    total = 0
+    for _ in range(n):
+        total = await step(add, total, 1)
+
+    @expose
+    async def ping(v: int) -> int:
+        return total + v
+
+    await wait()
+
+
+@agent_process
+async def trivial(x: int) -> int:
+    """A child that ends at once."""
+    return x
+
+
+@agent_process
+async def fan(n: int) -> int:
+    """`n` children at once."""
+    return sum(await asyncio.gather(*(trivial(i) for i in range(n))))
+
+
+@agent_process
+async def chain(n: int) -> int:
+    """`n` children, one after the other."""
+    total = 0
+    for i in range(n):
+        total += await trivial(i)
+    return total
