@@ -214,14 +214,15 @@ class NatsServer:
         ports_dir = Path(tempfile.mkdtemp(prefix="ports-", dir=self.store_dir))
         try:
             config = self._write_config(ports_dir)
-            process = subprocess.Popen(  # noqa: S603 - the path is ours
-                [binary, "-c", str(config)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                start_new_session=True,
-                preexec_fn=None if self._detached else _die_with_parent(),
-            )
+            with self.log_file.open("ab") as log:  # what the server cannot log itself, such as a wrong configuration
+                process = subprocess.Popen(  # noqa: S603 - the path is ours
+                    [binary, "-c", str(config)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    preexec_fn=None if self._detached else _die_with_parent(),
+                )
             self._process = process
             if self._detached:
                 _kept.add(process)

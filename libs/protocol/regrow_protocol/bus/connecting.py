@@ -24,6 +24,10 @@ log = logging.getLogger(__name__)
 
 RETRY = 0.1
 PING_EVERY = 5
+RECONNECT_TIMEOUT = 2
+"""Seconds that one server may take to answer when reconnecting, before the next one is tried."""
+FLUSH = 1.0
+"""Seconds that closing waits until the server has taken what was sent, such as acknowledgements."""
 
 
 def _split(urls: str) -> tuple[list[str], dict[str, str]]:
@@ -126,6 +130,7 @@ async def connect(
     ready = True
     connection.options["allow_reconnect"] = True
     connection.options["max_reconnect_attempts"] = -1
+    connection.options["connect_timeout"] = RECONNECT_TIMEOUT
     connection.set_server_pool([*servers, *[url.geturl() for url in connection.discovered_servers]])
 
 
@@ -166,4 +171,11 @@ async def close(connection: Connection) -> None:
     if task is not None and not task.done():
         task.cancel()
         await asyncio.wait([task])
+    if connection.up:
+        try:
+            await connection.flush(FLUSH)  # pyright: ignore[reportArgumentType]
+        except nats_errors.Error as error:
+            log.debug("Flushing before the end: %s", error)
+    if connection.unwritten():
+        connection.abort()
     await connection.close()

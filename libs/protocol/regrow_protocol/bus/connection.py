@@ -25,7 +25,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from nats import errors as nats_errors
-from nats.aio.client import Client
+from nats.aio.client import Client, Srv
 from nats.aio.subscription import Subscription
 from nats.nuid import NUID
 
@@ -205,6 +205,17 @@ class Connection(Client):
         self._transport.write(data)
         return True
 
+    def abort(self) -> None:
+        """Cut the connection now, with what is not written: a peer that reads nothing would keep it open for ever."""
+        writer = getattr(self._transport, "_io_writer", None)
+        if writer is not None:
+            writer.transport.abort()
+
+    def unwritten(self) -> int:
+        """Bytes that the peer has not taken yet."""
+        writer = getattr(self._transport, "_io_writer", None)
+        return 0 if writer is None else writer.transport.get_write_buffer_size()
+
     @property
     def server_version(self) -> str:
         """Of the server it is, or was last, connected to."""
@@ -214,6 +225,14 @@ class Connection(Client):
     def clustered(self) -> bool:
         """The server is one of a cluster: leaders can change."""
         return bool(self._server_info.get("cluster"))
+
+    async def _attempt_reconnect(self) -> None:
+        self.abort()  # nats-py waits until all is written, which a server that stands still never lets happen
+        await super()._attempt_reconnect()
+
+    async def _connect_to_server(self, s: Srv) -> None:
+        self.abort()  # the socket of an attempt that failed, which nats-py would leave open
+        await super()._connect_to_server(s)
 
     # errors -----------------------------------------------------------------------------------------------------------
 

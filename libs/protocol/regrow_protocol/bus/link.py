@@ -221,7 +221,7 @@ class Link:
         self._mute_since = None
 
     def _unanswered(self) -> None:
-        """An answer was missing, or said that nobody is there. A server cut off from its cluster is left for another."""
+        """An answer was missing, or said that nobody is there. A server cut off from its cluster is left for others."""
         now = self.loop.time()
         if self._mute_since is None:
             self._mute_since = now

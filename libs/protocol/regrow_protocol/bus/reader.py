@@ -162,7 +162,7 @@ class Reader:
 
     def tick(self, now: float) -> None:
         """Too long without a sign of life, counted in ticks: a loop that was blocked makes few of them."""
-        if self._consumer:
+        if self._total is not None:  # it has a consumer
             self._ticks += 1
             self._silent += 1
             waiting = (
@@ -250,6 +250,7 @@ class Reader:
             self._sid = 0
             self._connection.send(pub(f"$JS.API.CONSUMER.DELETE.{self.stream}.{self._consumer}", "", b""))
         self._consumer = ""
+        self._total = None
         self._buffer.clear()
 
     # messages ---------------------------------------------------------------------------------------------------------
