@@ -94,22 +94,25 @@ class Consumer(Generic[T]):
             await stopping.wait()
             await pull.close()
 
-        async with asyncio.TaskGroup() as hands:
-            stopper = hands.create_task(stop())
-            keeper = hands.create_task(self._keep())
-            while not stopping.is_set():
-                free = self._concurrency - len(self._in_hand)
-                if not free:
+        try:
+            async with asyncio.TaskGroup() as hands:
+                stopper = hands.create_task(stop())
+                keeper = hands.create_task(self._keep())
+                while not stopping.is_set():
+                    free = self._concurrency - len(self._in_hand)
+                    if not free:
+                        self._freed.clear()
+                        await self._freed.wait()
+                        continue
+                    for delivery in await pull.fetch(free):
+                        self._take(hands, delivery)
+                await stopper
+                while self._in_hand:
                     self._freed.clear()
                     await self._freed.wait()
-                    continue
-                for delivery in await pull.fetch(free):
-                    self._take(hands, delivery)
-            await stopper
-            while self._in_hand:
-                self._freed.clear()
-                await self._freed.wait()
-            keeper.cancel()
+                keeper.cancel()
+        finally:
+            await pull.close()
 
     def _take(self, hands: asyncio.TaskGroup, delivery: Delivery) -> None:
         seq = delivery.message.seq

@@ -44,11 +44,14 @@ class FakeHost:
         self.record = messages.msgspec.structs.replace(self.record, draining=True)
         await self._put()
 
-    async def leave(self) -> float:
-        """End gracefully: delete the key; when that was."""
+    async def leave(self, how: str = "purge") -> float:
+        """End gracefully: take the key away, with `purge` so that no trace of it stays; when that was."""
         await self.vanish()
         at = time.monotonic()
-        await self._kv.delete(self._key)
+        if how == "purge":
+            await self._kv.purge(self._key, marker_ttl=60.0)
+        else:
+            await self._kv.delete(self._key)
         return at
 
     async def vanish(self) -> None:

@@ -51,15 +51,16 @@ async def test_a_joining_host_moves_few(fleet: Fleet, until: Until) -> None:
     assert fleet.epochs_are_gapless()
 
 
-async def test_a_leaving_hosts_partitions_are_taken_over_at_once(fleet: Fleet, until: Until) -> None:
-    """Its key is deleted: within 0.5 s the others have its share, and nothing else moves."""
+@pytest.mark.parametrize("how", ["delete", "purge"])
+async def test_a_leaving_hosts_partitions_are_taken_over_at_once(fleet: Fleet, until: Until, how: str) -> None:
+    """Its key is taken away: within 0.5 s the others have its share, and nothing else moves."""
     await fleet.supervise()
     hosts = [await fleet.host() for _ in range(3)]
     await until(lambda: fleet.owned_by(*hosts))
     await quiet(fleet, until)
     before = len(fleet.decisions)
     lost = [part for part, host in fleet.own().items() if host == hosts[0].id]
-    at = await hosts[0].leave()
+    at = await hosts[0].leave(how)
     await until(lambda: fleet.owned_by(*hosts[1:]))
     assert fleet.decisions[-1].at - at < 0.5
     await quiet(fleet, until)
