@@ -92,6 +92,29 @@ async def test_a_watcher_sees_what_is_there_then_every_change(bus: Bus, app: str
     assert len(seen) == 5
 
 
+async def test_a_watcher_whose_callback_fails_goes_on(
+    bus: Bus, app: str, caplog: pytest.LogCaptureFixture, until: Any
+) -> None:
+    """An exception at one entry is logged and costs no other entry."""
+    kv = bus.kv("regrow_agents")
+    for key in "abcd":
+        await kv.put(f"{app}.{key}", b"1")
+    seen: list[str] = []
+
+    def fail(entry: Entry) -> None:
+        seen.append(entry.key[-1])
+        if entry.key.endswith(("b", "e")):
+            raise ValueError("of the test")
+
+    await kv.watch(f"{app}.>", fail).current
+    await kv.put(f"{app}.e", b"1")
+    await kv.put(f"{app}.f", b"1")
+    await until(lambda: len(seen) == 6)
+    assert "".join(seen) == "abcdef"
+    failed = [record.getMessage()[-1] for record in caplog.records if record.levelname == "ERROR"]
+    assert failed == ["b", "e"]
+
+
 async def test_a_watcher_of_an_empty_bucket_is_current_at_once(bus: Bus, app: str) -> None:
     """With no key that matches, `current` comes nonetheless."""
     await asyncio.wait_for(bus.kv("regrow_limits").watch(f"{app}.>", lambda _: None).current, 5)

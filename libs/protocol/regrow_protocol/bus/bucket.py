@@ -9,6 +9,7 @@ happened.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -21,6 +22,8 @@ from .wire import Received
 
 if TYPE_CHECKING:
     from .client import Bus
+
+log = logging.getLogger(__name__)
 
 Operation: TypeAlias = Literal["put", "delete", "purge", "expired"]
 
@@ -114,7 +117,13 @@ class Watcher:
             else:
                 self._known.discard(key)
             value = message.data if operation == "put" else b""
-            self._on_entry(Entry(key, value, message.seq, operation, message.time))
+            self._tell(Entry(key, value, message.seq, operation, message.time))
+
+    def _tell(self, entry: Entry) -> None:
+        try:
+            self._on_entry(entry)
+        except Exception:  # the entries behind it must not be lost
+            log.exception("The watcher of %s failed at %s", self._bucket.stream, entry.key)
 
     def _current(self) -> None:
         """After a reconnect: keys whose end left no trace (their markers are gone too) have ended meanwhile."""
@@ -123,7 +132,7 @@ class Watcher:
         self._again = False
         for key in sorted(self._known - self._seen):
             self._known.discard(key)
-            self._on_entry(Entry(key, b"", 0, "expired", 0.0))
+            self._tell(Entry(key, b"", 0, "expired", 0.0))
         self._seen = set()
 
 

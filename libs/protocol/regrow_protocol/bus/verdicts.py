@@ -8,6 +8,7 @@ from ..errors import PublishRejected, RegrowError, StorageFull, Unreachable, Wro
 from .wire import AckBody, ErrorBody, decode_ack, status_of
 
 _WRONG_REVISION = {10070, 10071, 10164}
+_NOT_NOW = {404, 408, 429}
 _STORE_FULL = {10002, 10023, 10028, 10047, 10077}
 
 
@@ -26,7 +27,7 @@ def for_good(subject: str, error: ErrorBody) -> RegrowError | None:
     """What a message on `subject` fails with; None when it shall be sent again."""
     if error.err_code in _WRONG_REVISION:
         return WrongRevision(f"{subject} has changed meanwhile: {error.description}", hint="read it again")
-    if error.err_code in _STORE_FULL or error.code >= 500 or error.code in (404, 408):
+    if error.err_code in _STORE_FULL or error.code >= 500 or error.code in _NOT_NOW:
         return None
     what = f"The stream refused a message on {subject}: {error.description}"
     return PublishRejected(what, hint="sending it again will not help")
