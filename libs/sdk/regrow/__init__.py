@@ -35,8 +35,11 @@ from .errors import (
     StepFailed,
 )
 from .handle import Event, EventStream, ProcessHandle
+from .ordering import install as keep_order
 
 __version__ = "0.1.0"
+
+keep_order()
 
 __all__ = [
     "CallFailed",

@@ -1,9 +1,11 @@
 """The deterministic event loop: asyncio without a clock, I/O or threads.
 
-A turn applies one input and calls `drain`, which runs until nothing is ready; the host calls it from a plain callback of its
-own loop. Time is the process's clock; a timer is handed to the owner of the loop, which fires it when the stream says so. Tasks
-and futures are hashed by counters, so sets of them (`asyncio.wait`) have the same order in every replay. Tasks and async
-generators are referenced strongly, so none is collected in the middle of a turn; `close` ends them explicitly.
+A turn applies one input and calls `drain`, which runs until nothing is ready; the host calls it from a plain callback
+of its own loop. Time is the process's clock; a timer is handed to the owner of the loop, which fires it when the stream
+says so. Tasks and futures are hashed by counters, so sets of them (`asyncio.wait`) have the same order in every replay;
+`ordering` wraps what else in asyncio goes by addresses. Tasks and async generators are referenced strongly, so none is
+collected in the middle of a turn: a generator that a body has abandoned is closed when the process ends, and what is
+left in a process that leaves memory is ended by `close`.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import math
 import sys
 import traceback
 from asyncio import events
@@ -26,6 +29,8 @@ from .errors import NotAllowedInBody, ProcessGone
 log = logging.getLogger("regrow.loop")
 
 _CLOSE_TRIES = 100
+_NEVER = 253_402_300_800.0
+"""The year 10000: a timer for then or later never fires, as `asyncio.sleep(math.inf)` never ends."""
 
 
 class LoopOwner(Protocol):
@@ -55,6 +60,8 @@ class DeterministicTimer(asyncio.TimerHandle):
 class _Task(asyncio.Task[Any]):
     def __init__(self, coro: Any, *, loop: DeterministicLoop, **kwargs: Any) -> None:
         self._counted = loop.count()
+        if kwargs.get("name") is None:
+            kwargs["name"] = loop.task_name()  # asyncio counts the tasks of all loops
         super().__init__(coro, loop=loop, **kwargs)
 
     def __hash__(self) -> int:
@@ -77,6 +84,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         self.owner = owner
         self._ready: deque[asyncio.Handle] = deque()
         self._counter = 0
+        self._named = 0
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._generators: dict[int, AsyncGenerator[Any, Any]] = {}
         self._sweep_at = 64
@@ -87,6 +95,11 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         """The next number for a hash."""
         self._counter += 1
         return self._counter
+
+    def task_name(self) -> str:
+        """The name of the next task that has none."""
+        self._named += 1
+        return f"Task-{self._named}"
 
     def seed(self, seed: str) -> None:
         """Where hashes begin: the same in every replay, and spread, for asyncio keeps all tasks in one set."""
@@ -149,13 +162,13 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
     def _generator_begins(self, generator: AsyncGenerator[Any, Any]) -> None:
         self._generators[id(generator)] = generator
         if len(self._generators) > self._sweep_at:
-            self._generators = {k: g for k, g in self._generators.items() if g.ag_frame is not None}
+            self._generators = {k: g for k, g in self._generators.items() if _open(g)}
             self._sweep_at = max(64, 2 * len(self._generators))
 
     def _generator_abandoned(self, generator: AsyncGenerator[Any, Any]) -> None:
         """Only reached after `close`; the generator is ended there."""
 
-    # What asyncio asks of a loop ---------------------------------------------------------------------------------------
+    # What asyncio asks of a loop --------------------------------------------------------------------------------------
 
     def call_soon(
         self, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
@@ -172,10 +185,12 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
     def call_at(
         self, when: float, callback: Callable[..., Any], *args: Any, context: contextvars.Context | None = None
     ) -> asyncio.TimerHandle:
+        if math.isnan(when):
+            raise ValueError("a timer needs a time, not NaN")
         handle = DeterministicTimer(when, callback, args, self, context)
         if when <= self.owner.clock:
             self._ready.append(handle)
-        else:
+        elif when < _NEVER:
             handle._scheduled = True  # pyright: ignore[reportAttributeAccessIssue]
             self.owner.timer_set(handle)
         return handle
@@ -241,8 +256,25 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         text = "".join(traceback.format_exception(error)) if isinstance(error, BaseException) else ""
         log.warning("%s: %s\n%s", self.owner, context.get("message", "error in a process"), text)
 
+    def close_generators(self) -> bool:
+        """Have generators that the body has abandoned run their `finally` blocks; false when there is none."""
+        left = [generator for generator in self._generators.values() if _open(generator)]
+        self._generators.clear()
+        if not left:
+            return False
+        for generator in left:
+            self.create_task(self._close_generator(generator))
+        return True
+
+    async def _close_generator(self, generator: AsyncGenerator[Any, Any]) -> None:
+        try:
+            await generator.aclose()
+        except Exception as error:  # noqa: BLE001 - as asyncio does when a loop ends
+            context = {"message": f"closing {generator!r}", "exception": error, "asyncgen": generator}
+            self.call_exception_handler(context)
+
     async def shutdown_asyncgens(self) -> None:
-        """`close` does it."""
+        """Done when the process ends."""
 
     async def shutdown_default_executor(self, timeout: float | None = None) -> None:
         """There is none."""
@@ -255,6 +287,10 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
             f"{what} is not possible in the body of a process: the body is replayed, so it may do no I/O of its own",
             hint='do it in `await step(function, …)`, or decorate with @agent_process(resume="restart")',
         )
+
+
+def _open(generator: Any) -> bool:
+    return generator.ag_frame is not None
 
 
 def _close(coro: Any) -> None:
@@ -293,13 +329,14 @@ def _refusal(name: str) -> Callable[..., Any]:
     return refuse
 
 
-for _name in (
-    "run_forever run_until_complete call_soon_threadsafe run_in_executor set_default_executor getaddrinfo getnameinfo "
-    "create_connection create_server start_tls sendfile create_unix_connection create_unix_server "
+_REFUSED = (
+    "run_forever run_until_complete call_soon_threadsafe run_in_executor set_default_executor getaddrinfo "
+    "getnameinfo create_connection create_server start_tls sendfile create_unix_connection create_unix_server "
     "connect_accepted_socket create_datagram_endpoint connect_read_pipe connect_write_pipe subprocess_shell "
     "subprocess_exec add_reader remove_reader add_writer remove_writer sock_recv sock_recv_into sock_recvfrom "
     "sock_recvfrom_into sock_sendall sock_sendto sock_connect sock_accept sock_sendfile add_signal_handler "
     "remove_signal_handler set_exception_handler"
-).split():
+)
+for _name in _REFUSED.split():
     setattr(DeterministicLoop, _name, _refusal(_name))
 DeterministicLoop.__abstractmethods__ = frozenset()  # pyright: ignore[reportAttributeAccessIssue]
