@@ -11,13 +11,13 @@ from typing import Any
 
 import msgspec
 from msgspec import Raw
-
 from regrow_protocol import ids, streams, subjects
 from regrow_protocol import messages as m
 from regrow_protocol.bus import Bus
 from regrow_protocol.errors import RegrowError, WrongRevision
 
 from . import values
+from .apps import ensure_build
 from .clock import Clock
 from .codec import from_raw, to_raw
 from .errors import CallFailed, ProcessNotFound, execution_failed, raised
@@ -98,6 +98,7 @@ class Client:
         self._n = 0
         self._replies: dict[str, asyncio.Future[m.Reply]] = {}
         self._partitions: dict[str, int] = {}
+        self._builds: set[tuple[str, str]] = set()
         self._sid: int | None = None
 
     async def partitions_of(self, app: str) -> int:
@@ -123,9 +124,16 @@ class Client:
     ) -> RemoteProcess:
         """Start a root process; returns when its start is stored."""
         pid = pid or ids.new_id(ids.PROCESS)
+        await self._know_build(app, build)
         start = m.Start(type=type_, args=Raw(args), build=build, name=name, program=program)
         await self.send(app, pid, start, first=True)
         return RemoteProcess(self, app, pid, result_type)
+
+    async def _know_build(self, app: str, build: str) -> None:
+        """A build's hosts read from its record on: it must be older than the first start."""
+        if (app, build) not in self._builds:
+            await ensure_build(self.bus, app, build)
+            self._builds.add((app, build))
 
     async def send(self, app: str, pid: str, message: m.Message, *, first: bool = False, msg_id: str = "") -> int:
         """Put a message into an inbox; its sequence."""

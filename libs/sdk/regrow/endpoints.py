@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import re
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import UNSET, Raw
-
 from regrow_protocol import messages as m
 from regrow_protocol.messages import Failure
 
@@ -20,6 +20,9 @@ from .operations import Output
 
 if TYPE_CHECKING:
     from .process import Process
+
+
+_REPLY = re.compile(r"regrow\.reply\.[\w-]+\.[\w-]+")
 
 
 class Endpoint:
@@ -111,7 +114,7 @@ class Endpoints:
         process = self._process
         if call.by is not None and call.op is not None:
             process.send(call.by.pid, m.Result(incarnation=call.by.incarnation, op=call.op, value=value, error=failure))
-        elif call.reply:
+        elif _REPLY.fullmatch(call.reply):
             n = process.number()
             process.outputs.append(Output("reply", call.reply, m.Reply(value=value, error=failure), n))
 

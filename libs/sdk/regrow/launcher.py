@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Sequence
 
 import msgspec
-
 from regrow_protocol.bus import Bus
 from regrow_protocol.errors import RegrowError
 from regrow_protocol.subjects import token
@@ -141,7 +140,9 @@ class HostProcess:
         if self._bus is None or self.ready is None:
             return
         with contextlib.suppress(RegrowError):  # its TTL does it too
-            await self._bus.kv("regrow_hosts").delete(f"{token(self.ready.app)}.{self.ready.host}")
+            await self._bus.kv("regrow_hosts").purge(
+                f"{token(self.ready.app)}.{self.ready.host}", marker_ttl=60
+            )
 
     def kill(self) -> None:
         """SIGKILL."""

@@ -12,7 +12,6 @@ from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
-
 from regrow_protocol import messages as m
 
 _FIELDS = ("args", "value", "data")
@@ -54,7 +53,10 @@ async def inflate(message: Any, get: Callable[[str], Awaitable[bytes]]) -> Any:
     for name in _FIELDS:
         raw = getattr(message, name, None)
         if isinstance(raw, Raw) and (data := bytes(raw)).startswith(_MARK):
-            blob = msgspec.json.decode(data, type=_Blob)
+            try:
+                blob = msgspec.json.decode(data, type=_Blob)
+            except msgspec.ValidationError:
+                continue  # a program's own value that only looks like one
             changed[name] = Raw(await get(blob.sha))
     event = getattr(message, "event", None)
     if isinstance(event, m.EventRecord):

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from msgspec import UNSET, Raw, Struct
-
 from regrow_protocol import ids
 from regrow_protocol import messages as m
 from regrow_protocol.messages import Failure, Op
@@ -85,6 +84,13 @@ class BodyScope:
         """Stop without a word: another host goes on."""
         self._abandoned = True
         self._task.cancel()
+
+    def refused(self, number: int, error: Exception) -> None:
+        """The server refused an act: whoever waits for it is told, and the acts behind it go on."""
+        pending = self._pending.pop(number, None)
+        if pending is not None and not pending.future.done():
+            pending.future.set_exception(error)
+        self._publish(m.Act(incarnation=self.incarnation, m=number, what="refused"))
 
     def _act(self, what: str, data: Struct | None) -> int:
         if self._abandoned:

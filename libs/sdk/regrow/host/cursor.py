@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 
 import msgspec
-
 from regrow_protocol import messages as m
 from regrow_protocol.bus import Bus
 from regrow_protocol.errors import RegrowError, WrongRevision

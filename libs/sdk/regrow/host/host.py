@@ -14,13 +14,14 @@ from typing import Any
 from regrow_protocol import ids, streams, subjects
 from regrow_protocol import messages as m
 from regrow_protocol.bus import Bus, Entry, Received
-from regrow_protocol.errors import RegrowError, WrongRevision
+from regrow_protocol.errors import RegrowError
 from regrow_protocol.subjects import token
 
+from .. import guard
+from ..apps import ensure_app, ensure_build
+from ..clock import Clock
 from ..operations import Env
 from ..program import LoadedProgram
-from .. import guard
-from ..clock import Clock
 from .cursor import OwnershipLost
 from .lease import Lease
 from .partition import Partition
@@ -67,45 +68,6 @@ class HostOptions:
             park_after=float(os.environ.get("REGROW_PARK_AFTER", cls.park_after)),
             turn_limit=float(os.environ.get("REGROW_TURN_LIMIT", cls.turn_limit)),
         )
-
-
-async def ensure_app(bus: Bus, app: str, *, partitions: int = 16, duplicate_window: float | None = None) -> int:
-    """Create the app's stream and record where they are missing; returns its number of partitions."""
-    if duplicate_window is None:
-        await streams.ensure_app(bus, app)
-    else:
-        await streams.ensure_app(bus, app, duplicate_window=duplicate_window)
-    bucket = bus.kv("regrow_partitions")
-    key = f"app.{token(app)}"
-    found = await bucket.get(key)
-    if found is None:
-        try:
-            await bucket.create(key, m.encode(m.AppRecord(partitions)))
-        except WrongRevision:
-            found = await bucket.get(key)
-        else:
-            return partitions
-    assert found is not None
-    record: m.AppRecord = m.decode(found[0], m.AppRecord)
-    return record.partitions
-
-
-async def ensure_build(bus: Bus, app: str, build: str) -> int:
-    """Create the build's record where it is missing; returns the sequence that its first input is after."""
-    bucket = bus.kv("regrow_partitions")
-    key = f"build.{token(app)}.{build}"
-    found = await bucket.get(key)
-    if found is None:
-        since = await bus.last_seq(streams.inbox_stream(app))
-        try:
-            await bucket.create(key, m.encode(m.BuildRecord(since, time.time())))
-        except WrongRevision:
-            found = await bucket.get(key)
-        else:
-            return since
-    assert found is not None
-    record: m.BuildRecord = m.decode(found[0], m.BuildRecord)
-    return record.since
 
 
 class Host:
@@ -184,7 +146,6 @@ class Host:
         if self._stopping:
             return
         self._stopping = True
-        self.lease.update(draining=True)
         await self._watcher.stop()
         mine = list(self.partitions.values())
         await asyncio.gather(*(p.settle(self.options.drain) for p in mine))
@@ -238,6 +199,11 @@ class Host:
                 except OwnershipLost as error:
                     log.info("%s", error)
                     return
+                except (RegrowError, TimeoutError) as error:
+                    log.error("partition %d could not be taken over yet: %s", part, error or "time-out")  # noqa: TRY400
+                    await partition.stop()
+                    self._spawn(self._begin_again(part))
+                    return
                 self.partitions[part] = partition
         self._changed.set()
 
@@ -274,11 +240,16 @@ class Host:
 
     async def _regain(self) -> None:
         """Publish and start nothing until it is read what this host still owns."""
-        while not (self.lease.renewed and self.bus.connected):
+        while True:
             await asyncio.sleep(0.05)
-        owned: dict[int, m.Ownership] = {}
-        async for entry in self.bus.kv("regrow_partitions").items(f"own.{token(self.app)}.{self.env.build}.*"):
-            owned[int(entry.key.rsplit(".", 1)[1])] = m.decode(entry.value, m.Ownership)
+            if not (self.lease.renewed and self.bus.connected):
+                continue
+            try:
+                owned = await self._read_owned()
+            except (RegrowError, TimeoutError) as error:
+                log.warning("host %s could not read what it owns yet: %s", self.id, error or "time-out")
+                continue
+            break
         self._wanted = owned
         lost = [p for p in self.partitions.values() if (o := owned.get(p.number)) is None or o.epoch != p.epoch]
         for partition in lost:
@@ -290,6 +261,11 @@ class Host:
         self._open.set()
         self.bus.kick()
         log.warning("host %s has its lease again; it lost %d partitions", self.id, len(lost))
+
+    async def _read_owned(self) -> dict[int, m.Ownership]:
+        pattern = f"own.{token(self.app)}.{self.env.build}.*"
+        entries = self.bus.kv("regrow_partitions").items(pattern)
+        return {int(e.key.rsplit(".", 1)[1]): m.decode(e.value, m.Ownership) async for e in entries}
 
     async def allowed(self) -> None:
         """Wait until this host may act: start a step, write a cursor."""

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 
 import msgspec
-
 from regrow_protocol import messages as m
 from regrow_protocol.bus import Bus
 from regrow_protocol.errors import RegrowError
@@ -123,8 +122,8 @@ class Lease:
                 await asyncio.sleep(max(0.02, interval - (boot_time() - sent)))
             if self._release:
                 async with asyncio.timeout(3):
-                    await hosts.delete(self.key)
-        except TimeoutError:
+                    await hosts.purge(self.key, marker_ttl=60)
+        except (RegrowError, TimeoutError):
             log.warning("host %s could not release its record; its TTL will", self._record.host)
         finally:
             await bus.close()

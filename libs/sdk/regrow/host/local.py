@@ -7,7 +7,6 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET
-
 from regrow_protocol import messages as m
 from regrow_protocol import subjects
 from regrow_protocol.bus import schedule_headers
@@ -25,12 +24,24 @@ if TYPE_CHECKING:
 log = logging.getLogger("regrow.host")
 
 
+MAX_ARMED = 1000
+"""Timers of a partition that are armed in the host at once; more go into the stream, for its cursor names who is busy."""
+
+NEARLY_DUE = 1.0
+"""Seconds: a scheduled timer nearer than this is left to fire."""
+
+FOREVER = 100 * 365.25 * 86400.0
+"""Seconds: a timer further away than this is not set at all."""
+
+
 class LocalWork:
     """For the processes of one partition."""
 
     def __init__(self, partition: Partition, host: Host) -> None:
         self._partition = partition
         self._host = host
+        self._armed = 0
+        self._unscheduling = asyncio.Semaphore(4)
 
     def attend(self, resident: Resident, seq: int) -> None:
         """After a live turn: begin what is new, drop what is over."""
@@ -46,20 +57,19 @@ class LocalWork:
             elif n in process.timers:
                 self._set_timer(resident, n, seq)
         if process.restart is not None:
-            self._attend_body(resident, fresh=True)
+            self._attend_body(resident)
 
-    def resume(self, resident: Resident) -> None:
-        """After an activation: begin what the stream says is under way."""
+    def resume(self, resident: Resident, quiet_to: int) -> None:
+        """After an activation: begin what the stream says is under way; timers of inputs to `quiet_to` were seen to."""
         process = resident.process
         if process.copying is not None:
             return  # what the copied part asks for was done for another process
-        floor = self._partition.floor.value
         for n in process.steps:
             self._run_step(resident, n)
         for n, timer in process.timers.items():
-            self._set_timer(resident, n, timer.seq, set_before=timer.seq <= floor)
+            self._set_timer(resident, n, timer.seq, set_before=timer.seq <= quiet_to)
         if process.restart is not None:
-            self._attend_body(resident, fresh=False)
+            self._attend_body(resident, replayed=process.applied <= quiet_to)
 
     # Steps ------------------------------------------------------------------------------------------------------------------
 
@@ -85,6 +95,7 @@ class LocalWork:
             payload = m.encode(result)
 
         def done(outcome: Any) -> None:
+            resident.steps.pop(op.n, None)
             if isinstance(outcome, Exception) and not resident.process.gone:
                 log.error("the outcome of %s %r was refused: %s", op.kind, op.name, outcome)
                 failed = m.Result(incarnation=incarnation, op=op, value=UNSET, error=failure_of(outcome))
@@ -104,14 +115,18 @@ class LocalWork:
         clock = self._host.clock
         ahead = due - clock.now()
         limit = self._host.options.schedule_after * (2 if set_before else 1)
-        if ahead <= limit or clock.skipping:
+        if ahead > FOREVER:
+            return
+        if (ahead <= limit and self._armed < MAX_ARMED) or clock.skipping:
+            self._armed += 1
             resident.local_due[n] = due
             if not clock.skipping:
                 self._arm(resident, n, ahead)
             else:
                 self._host.timer_set(resident, n, due)
             return
-        if set_before:
+        resident.scheduled[n] = due
+        if set_before and ahead > limit:
             return  # it stands in the stream
         payload = self._timer_payload(resident, n)
         app, part = self._host.env.app, self._partition.number
@@ -143,11 +158,27 @@ class LocalWork:
         return m.encode(m.Timer(incarnation=resident.process.incarnation, op=timer.op, due=timer.when()))
 
     def _drop(self, resident: Resident, n: int) -> None:
+        if n in resident.local_due:
+            self._armed -= 1
         resident.drop_local(n)
+        due = resident.scheduled.pop(n, None)
+        if due is not None and due > self._host.clock.now() + NEARLY_DUE:
+            app, part = self._host.env.app, self._partition.number
+            subject = subjects.timer(app, part, resident.pid, resident.process.incarnation, n)
+            self._partition.spawn(self._unschedule(subject))
+
+    async def _unschedule(self, subject: str) -> None:
+        """Nobody waits for this timer any more."""
+        async with self._unscheduling:
+            await self._host.bus.cancel_schedule(self._host.inbox_stream, subject)
+
+    def left(self, resident: Resident) -> None:
+        """The process leaves memory."""
+        self._armed -= len(resident.local_due)
 
     # `restart` bodies -----------------------------------------------------------------------------------------------------------
 
-    def _attend_body(self, resident: Resident, *, fresh: bool) -> None:
+    def _attend_body(self, resident: Resident, *, replayed: bool = False) -> None:
         process = resident.process
         restart = process.restart
         assert restart is not None
@@ -157,7 +188,7 @@ class LocalWork:
                 body.abandon()
             resident.body = body = None
         if restart.running and body is None and not process.ended:
-            if fresh and process.inputs_since_start <= 1:
+            if not replayed and process.inputs_since_start <= 1:
                 body = self._start_body(resident)
             else:
                 self._host_lost(resident)
@@ -171,8 +202,7 @@ class LocalWork:
         incarnation = process.incarnation
 
         def publish(act: m.Act) -> None:
-            payload = m.encode(act)
-            self._to_inbox(pid, payload, f"{pid}.{incarnation}.b{act.m}", None)
+            self._publish_act(resident, act)
 
         def ended() -> None:
             if resident.body is body:
@@ -181,6 +211,27 @@ class LocalWork:
         body = BodyScope(process, publish, self._host.steps, ended)
         resident.body = body
         return body
+
+    def _publish_act(self, resident: Resident, act: m.Act) -> None:
+        """Into the own inbox; the fold takes acts in the order of their numbers, so a large one may come later."""
+        pid, body = resident.pid, resident.body
+        payload = m.encode(act)
+
+        def done(outcome: Any) -> None:
+            if isinstance(outcome, Exception) and body is not None and resident.body is body:
+                log.error("act %d (%s) of %s was refused: %s", act.m, act.what, pid, outcome)
+                body.refused(act.m, outcome)
+
+        async def store() -> None:
+            smaller, blobs = values.deflate(act)
+            for blob in blobs:
+                await self._host.bus.put_value(blob)
+            self._to_inbox(pid, m.encode(smaller), f"{pid}.{act.incarnation}.b{act.m}", done)
+
+        if len(payload) > m.MAX_INLINE:
+            self._partition.spawn(store())
+        else:
+            self._to_inbox(pid, payload, f"{pid}.{act.incarnation}.b{act.m}", done)
 
     def _host_lost(self, resident: Resident) -> None:
         """The body ran on a host that is gone: record it."""

@@ -16,7 +16,6 @@ import sys
 from typing import Any
 
 import msgspec
-
 from regrow_protocol.bus import Bus
 from regrow_protocol.errors import RegrowError
 
@@ -62,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(coro: Any) -> None:
     try:
-        import uvloop  # noqa: PLC0415
+        import uvloop
     except ImportError:
         asyncio.run(coro)
     else:

@@ -18,10 +18,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
-
 from regrow_protocol import ids, subjects
 from regrow_protocol import messages as m
-from regrow_protocol.bus import PubAck, Received
+from regrow_protocol.bus import PubAck, Received, ValueMissing
 from regrow_protocol.errors import RegrowError, WrongRevision
 
 from .. import values
@@ -40,8 +39,8 @@ log = logging.getLogger("regrow.host")
 FIRST = {"Nats-Expected-Last-Subject-Sequence": "0"}
 """A first `start` is stored only as the first message of its subject: whoever reads it need not look for an older one."""
 _IS_FIRST = b"Nats-Expected-Last-Subject-Sequence: 0\r\n"
-_UPGRADE = b'{"kind":"upgrade"'
-_RESUME = b'{"kind":"resume"'
+_KIND_WITHIN = 40
+"""Bytes at the beginning of an input that hold its kind, however it was formatted."""
 _SLICE = 200
 
 
@@ -111,7 +110,7 @@ class Partition:
                 self._wake(pid)
         else:
             self._careful = deque()
-            self._spawn(self._pump_carefully(busy))
+            self.spawn(self._pump_carefully(busy))
         self._reader = self._bus.read(
             self._stream,
             subjects.inbox_partition(self._env.app, self.number),
@@ -119,8 +118,8 @@ class Partition:
             self._arrived,
             ready=self._host.may_read,
         )
-        self._spawn(self._keep_cursor())
-        self._spawn(self._park_resting())
+        self.spawn(self._keep_cursor())
+        self.spawn(self._park_resting())
 
     async def caught_up(self) -> None:
         """All that was in the stream at the take-over has been applied."""
@@ -165,7 +164,8 @@ class Partition:
                 return
             await asyncio.sleep(0.01)
 
-    def _spawn(self, coro: Any) -> None:
+    def spawn(self, coro: Any) -> None:
+        """Run something for as long as the partition is owned; if it fails, the partition begins again."""
         task = asyncio.get_running_loop().create_task(self._guard(coro))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -193,7 +193,20 @@ class Partition:
                 self.floor.open(received.seq)
                 self._careful.append(received)
             else:
-                self._route(received)
+                self._route_safely(received)
+
+    def _route_safely(self, received: Received) -> None:
+        """One bad message blocks nobody: what no rule foresaw parks its process."""
+        try:
+            self._route(received)
+        except Exception as error:
+            log.exception("input %d on %s", received.seq, received.subject)
+            pid = received.subject.rsplit(".", 1)[1]
+            resident = self.residents.get(pid)
+            if resident is not None:
+                self._stick(resident, received.seq, "fold-failed", repr(error))
+            else:
+                self._host.dead_letter(received, repr(error))
 
     def _route(self, received: Received) -> None:
         pid = received.subject.rsplit(".", 1)[1]
@@ -207,14 +220,14 @@ class Partition:
             resident.queue.append(received)
             return
         if pid in self.stuck:
-            if received.data.startswith(_RESUME):
+            if b'"resume"' in received.data[:_KIND_WITHIN]:
                 log.info("process %s is taken up again", pid)
                 self._load(pid, received)
             return
-        if pid in self._foreign and not received.data.startswith(_UPGRADE):
+        if pid in self._foreign and b'"upgrade"' not in received.data[:_KIND_WITHIN]:
             self._foreign.move_to_end(pid)
             return
-        if received.raw_headers is not None and _IS_FIRST in received.raw_headers:
+        if self._careful is None and received.raw_headers is not None and _IS_FIRST in received.raw_headers:
             self._first(pid, received)
             return
         self._load(pid, received)
@@ -243,7 +256,7 @@ class Partition:
     def _decode(self, received: Received) -> m.Input | None:
         try:
             return m.decode_input(received.data)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError, ValueError) as error:
             self._host.dead_letter(received, f"it does not decode: {error}")
             return None
 
@@ -254,7 +267,7 @@ class Partition:
         if values.has_blob(received.data):
             self.floor.open(received.seq)
             resident.queue = deque([received])
-            self._spawn(self._work_off(resident))
+            self.spawn(self._work_off(resident))
             return
         message = self._decode(received)
         if message is not None:
@@ -263,7 +276,6 @@ class Partition:
     async def _work_off(self, resident: Resident) -> None:
         """Apply what is queued, one after the other, with their large values; then the process takes inputs at once again."""
         queue = resident.queue
-        assert queue is not None
         while queue:
             received = queue.popleft()
             try:
@@ -273,6 +285,8 @@ class Partition:
                         if values.has_blob(received.data):
                             message = await values.inflate(message, self._bus.get_value)
                         await _outside_tasks(self._apply, resident, message, received.seq, received.time)
+            except ValueMissing as error:
+                self._stick(resident, received.seq, "value-missing", str(error))
             finally:
                 self.floor.close(received.seq)
         resident.queue = None
@@ -301,7 +315,7 @@ class Partition:
             self._stick(resident, seq, hung.code, str(hung))
             return
         if isinstance(error, Diverged):
-            self._spawn(self._explain(resident, error))
+            self.spawn(self._explain(resident, error))
             self._stick(resident, seq, "nondeterminism", str(error.explain(process.pid)))
             return
         if error is not None:
@@ -310,10 +324,14 @@ class Partition:
             return
         if self._host.options.force_replay:
             resident.past.append(Past(message, seq, time, [m.encode(o.message) for o in process.outputs]))
-        if process.outputs:
-            self._publish(resident, seq, process.take_outputs())
-        if process.new_local or process.dropped_local or process.restart is not None:
-            self.local.attend(resident, seq)
+        try:
+            if process.outputs:
+                self._publish(resident, seq, process.take_outputs())
+            if process.new_local or process.dropped_local or process.restart is not None:
+                self.local.attend(resident, seq)
+        except (RegrowError, OverflowError, ValueError) as refused:
+            self._stick(resident, seq, "output-refused", f"what it sent cannot be sent: {refused}")
+            return
         if process.build != self._env.build and process.start is not None:
             self._hand_over(resident)
 
@@ -332,16 +350,25 @@ class Partition:
             reason,
             resident.pid,
         )
-        self.stuck[resident.pid] = m.Stuck(seq, code, reason)
+        self._park_as_stuck(resident.pid, m.Stuck(seq, code, reason))
         self.residents.pop(resident.pid, None)
         resident.leave()
 
+    def _park_as_stuck(self, pid: str, stuck: m.Stuck) -> None:
+        """Note it for the cursor, whose size is limited: of very many only the code is kept."""
+        limit = 600 if len(self.stuck) < 500 else 0
+        self.stuck[pid] = msgspec.structs.replace(stuck, reason=stuck.reason[:limit])
+
     async def _explain(self, resident: Resident, diverged: Diverged) -> None:
         """Fold it again with a trace of its operations, so that the error names the line."""
-        history = await self._bus.history(self._stream, self._subject(resident.pid), 1, diverged.seq)
-        explained = await _outside_tasks(explain_divergence, self._env, resident.pid, history)
+        try:
+            history = await self._bus.history(self._stream, self._subject(resident.pid), 1, diverged.seq)
+            explained = await _outside_tasks(explain_divergence, self._env, resident.pid, history)
+        except Exception:
+            log.exception("the divergence of %s could not be traced", resident.pid)
+            return
         if explained is not None and resident.pid in self.stuck:
-            self.stuck[resident.pid] = m.Stuck(diverged.seq, "nondeterminism", explained)
+            self._park_as_stuck(resident.pid, m.Stuck(diverged.seq, "nondeterminism", explained))
             log.error("%s", explained)
 
     # Publishing -----------------------------------------------------------------------------------------------------------
@@ -352,8 +379,11 @@ class Partition:
     def _publish(self, resident: Resident, seq: int, outputs: list[Output]) -> None:
         prefix = f"{resident.pid}.{resident.process.incarnation}."
         lead = resident.process.lead
+        known = resident.known
         for output in outputs:
             message = output.message
+            if known is not None and output.to == "event" and (resident.process.incarnation, output.n) <= known:
+                continue
             if lead is not None and isinstance(message, m.Message) and message.clock is None:
                 message = msgspec.structs.replace(message, clock=lead)
             payload = m.encode(message)
@@ -388,13 +418,16 @@ class Partition:
         """Publish for a process; the floor waits for its acknowledgement, and it waits for its large values."""
         self.floor.open(seq)
         resident.unacked += 1
-        done = functools.partial(self._acknowledged, resident, seq)
+        done: Callable[[PubAck | BaseException], None] = functools.partial(self._acknowledged, resident, seq)
+        if headers is FIRST:
+            again = functools.partial(self.send, resident, seq, stream, subject, payload, f"{msg_id}.again")
+            done = functools.partial(self._started, done, again)
         put = functools.partial(self._bus.publish_soon, stream, subject, payload, msg_id, headers=headers, done=done)
         if resident.outbox is not None:
             resident.outbox.append((blobs or [], put))
         elif blobs:
             resident.outbox = [(blobs, put)]
-            self._spawn(self._work_off_outbox(resident))
+            self.spawn(self._work_off_outbox(resident))
         else:
             put()
 
@@ -407,6 +440,14 @@ class Partition:
                 await self._bus.put_value(blob)
             put()
         resident.outbox = None
+
+    def _started(
+        self, done: Callable[[PubAck | BaseException], None], again: Callable[[], None], outcome: PubAck | BaseException
+    ) -> None:
+        """A first `start` was refused: it stands there, or something else came before it. The fold drops a repeat."""
+        if isinstance(outcome, WrongRevision) and not self._stopped:
+            again()
+        done(outcome)
 
     def _acknowledged(self, resident: Resident, seq: int, outcome: PubAck | BaseException) -> None:
         if self._stopped:
@@ -426,7 +467,7 @@ class Partition:
         resident = self._reside(pid)
         resident.queue = deque([received])
         self.floor.open(received.seq)
-        self._spawn(self._activate(resident, received.seq))
+        self.spawn(self._activate(resident, received.seq))
 
     def _wake(self, pid: str) -> None:
         """Read a process because it was busy when its last host ended."""
@@ -434,7 +475,7 @@ class Partition:
             return
         resident = self._reside(pid)
         resident.queue = deque()
-        self._spawn(self._activate(resident, None))
+        self.spawn(self._activate(resident, None))
 
     async def _activate(self, resident: Resident, up_to: int | None) -> None:
         pid = resident.pid
@@ -445,28 +486,34 @@ class Partition:
                 up_to = last.seq if last is not None else 0
             history = await self._bus.history(self._stream, self._subject(pid), 1, up_to)
         inputs = [(message, r) for r in history if (message := self._decode(r)) is not None]
-        start, build = current_start(inputs)
-        if start is not None and build != self._env.build:
+        start, builds = current_start(inputs)
+        if start is not None and builds[-1][0] != self._env.build:
             self._turn_away(resident)
             return
         since = start.since if start is not None else 0
-        quiet_to = await self._quiet_to(pid, floor, start)
-        known = await self._last_event(pid) if inputs and inputs[-1][1].seq > quiet_to else None
+        quiet_to = await self._quiet_to(pid, floor, builds)
+        if self._careful is not None or (inputs and inputs[-1][1].seq > quiet_to):
+            resident.known = await self._last_event(pid)
         todo = [(message, r) for message, r in inputs if r.seq > since]
         for at in range(0, len(todo), _SLICE):
             part = todo[at : at + _SLICE]
             for i, (message, r) in enumerate(part):
                 if values.has_blob(r.data):
-                    part[i] = (await values.inflate(message, self._bus.get_value), r)
+                    try:
+                        part[i] = (await values.inflate(message, self._bus.get_value), r)
+                    except ValueMissing as error:
+                        self._stick(resident, r.seq, "value-missing", str(error))
+                        self._drop_queue(resident)
+                        return
             for piece in self._pieces(part, quiet_to):
                 if self._careful is not None and piece[-1][1].seq > quiet_to:
                     await self._note(pid, piece[-1][1].seq)
-                if not await _outside_tasks(self._replay, resident, piece, quiet_to, known):
+                if not await _outside_tasks(self._replay, resident, piece, quiet_to):
                     self._drop_queue(resident)
                     return
         self.stuck.pop(pid, None)
         if resident.process.start is not None:
-            await _outside_tasks(self.local.resume, resident)
+            await _outside_tasks(self.local.resume, resident, quiet_to)
         resident.used = self._host.loop_time()
         await self._work_off(resident)
 
@@ -478,17 +525,15 @@ class Partition:
         rest = [[item] for item in part if item[1].seq > quiet_to]
         return [quiet, *rest] if quiet else rest
 
-    async def _quiet_to(self, pid: str, floor: int, start: m.Start | None) -> int:
-        """The last input whose outputs are known to be out."""
+    async def _quiet_to(self, pid: str, floor: int, builds: list[tuple[str, int]]) -> int:
+        """The last input whose outputs are known to be out: by this build's floor, or by that of the build it comes from."""
         quiet = max(floor, self._parked_at.pop(pid, 0))
-        if (stuck := self.stuck.get(pid)) is not None:
-            quiet = min(quiet, stuck.seq - 1)
-        if start is not None and start.build != self._env.build:
-            old = await self._keeper.read_floor_of(self._env.app, start.build, self.number)
-            quiet = min(quiet, old.floor if old is not None else 0)
-            if old is not None and pid in old.stuck:
-                quiet = min(quiet, old.stuck[pid].seq - 1)
-        return quiet
+        stuck = self.stuck.get(pid)
+        if len(builds) > 1 and builds[-1][1] > floor:
+            old = await self._keeper.read_floor_of(self._env.app, builds[-2][0], self.number)
+            quiet = old.floor if old is not None else 0
+            stuck = old.stuck.get(pid, stuck) if old is not None else stuck
+        return min(quiet, stuck.seq - 1) if stuck is not None else quiet
 
     async def _last_event(self, pid: str) -> tuple[int, int] | None:
         last = await self._bus.last("REGROW_EVENTS", f"{self._event}{pid}.*")
@@ -497,7 +542,7 @@ class Partition:
         record: m.EventRecord = m.decode(last.data, m.EventRecord)
         return record.incarnation, record.n
 
-    def _replay(self, resident: Resident, inputs: list[Recorded], quiet_to: int, known: tuple[int, int] | None) -> bool:
+    def _replay(self, resident: Resident, inputs: list[Recorded], quiet_to: int) -> bool:
         """Fold recorded inputs; false when the process got stuck."""
         process = resident.process
         for message, received in inputs:
@@ -514,10 +559,10 @@ class Partition:
             try:
                 if not self._apply_quietly(resident, message, received):
                     return False
-                outputs = process.take_outputs()
-                if known is not None:
-                    outputs = [o for o in outputs if o.to != "event" or (process.incarnation, o.n) > known]
-                self._publish(resident, seq, outputs)
+                self._publish(resident, seq, process.take_outputs())
+            except (RegrowError, OverflowError, ValueError) as refused:
+                self._stick(resident, seq, "output-refused", f"what it sent cannot be sent: {refused}")
+                return False
             finally:
                 self.floor.close(seq)
         process.replaying = False
@@ -551,7 +596,7 @@ class Partition:
         if hung is not None:
             self._stick(resident, received.seq, hung.code, str(hung))
         elif isinstance(error, Diverged):
-            self._spawn(self._explain(resident, error))
+            self.spawn(self._explain(resident, error))
             self._stick(resident, received.seq, "nondeterminism", str(error.explain(process.pid)))
         else:
             log.error("process %s failed in its fold", process.pid, exc_info=error)
@@ -564,7 +609,7 @@ class Partition:
         queue, resident.queue = resident.queue, None
         for received in queue or ():
             self.floor.close(received.seq)
-            if received.data.startswith(_UPGRADE):
+            if b'"upgrade"' in received.data[:_KIND_WITHIN]:
                 self._route(received)
 
     def _drop_queue(self, resident: Resident) -> None:
@@ -586,9 +631,9 @@ class Partition:
                 continue
             received = self._careful.popleft()
             pid = received.subject.rsplit(".", 1)[1]
-            if pid in self.residents:
+            if pid in self.residents:  # else `_activate` notes what it makes anew
                 await self._note(pid, received.seq)
-            await _outside_tasks(self._route, received)
+            await _outside_tasks(self._route_safely, received)
             await self._loaded(pid)
             self.floor.close(received.seq)
         self._careful = None
@@ -644,6 +689,7 @@ class Partition:
         for resident in residents:
             if self.residents.get(resident.pid) is resident and resident.at_rest:
                 del self.residents[resident.pid]
+                self.local.left(resident)
                 if resident.process.applied > floor:
                     self._parked_at[resident.pid] = resident.process.applied
                 resident.leave()
@@ -661,16 +707,18 @@ def _muted() -> Iterator[None]:
         sys.stdout, manager.disable = stdout, disabled
 
 
-def current_start(inputs: list[Recorded]) -> tuple[m.Start | None, str]:
-    """The start of the current incarnation, and the build that folds it now."""
+def current_start(inputs: list[Recorded]) -> tuple[m.Start | None, list[tuple[str, int]]]:
+    """The start of the current incarnation, and the builds that have folded it, each with the input that said so."""
     start: m.Start | None = None
-    build = ""
-    for message, _ in inputs:
+    builds: list[tuple[str, int]] = []
+    for message, received in inputs:
         if isinstance(message, m.Start) and (start is None or message.incarnation > start.incarnation):
-            start, build = message, message.build
+            start = message
+            builds.append((message.build, received.seq))
         elif isinstance(message, m.Upgrade) and start is not None:
-            build = message.build
-    return start, build
+            builds.append((message.build, received.seq))
+    changes = [build for i, build in enumerate(builds) if i == 0 or build[0] != builds[i - 1][0]]
+    return start, changes
 
 
 def explain_divergence(env: Env, pid: str, history: list[Received]) -> str | None:
@@ -679,7 +727,8 @@ def explain_divergence(env: Env, pid: str, history: list[Received]) -> str | Non
     process.replaying = True
     try:
         for received in history:
-            process.apply(m.decode_input(received.data), received.seq, received.time)
+            with contextlib.suppress(msgspec.MsgspecError):
+                process.apply(m.decode_input(received.data), received.seq, received.time)
             process.take_outputs()
     except Diverged as diverged:
         return str(diverged.explain(pid))

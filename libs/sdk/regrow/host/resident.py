@@ -36,10 +36,26 @@ class Resident:
         local_due: when its armed timers are due, by operation number.
         outbox: outputs that wait for a large value to be stored.
         body: its `restart` body, while it runs here.
+        known: (incarnation, n) of its last recorded event when it was read: earlier ones are not published again.
+        scheduled: when its timers that stand in the stream are due, by operation number.
         past: with `force_replay`, all that it was given and what it sent.
     """
 
-    __slots__ = ("body", "local_due", "outbox", "past", "pid", "process", "queue", "steps", "timers", "unacked", "used")
+    __slots__ = (
+        "body",
+        "known",
+        "local_due",
+        "outbox",
+        "past",
+        "pid",
+        "process",
+        "queue",
+        "scheduled",
+        "steps",
+        "timers",
+        "unacked",
+        "used",
+    )
 
     def __init__(self, pid: str, process: Process) -> None:
         self.pid = pid
@@ -52,12 +68,16 @@ class Resident:
         self.steps: dict[int, asyncio.Task[None]] = {}
         self.outbox: list[Any] | None = None
         self.body: Any = None
+        self.known: tuple[int, int] | None = None
+        self.scheduled: dict[int, float] = {}
         self.past: list[Past] = []
 
     @property
     def busy(self) -> bool:
         """It does something that the stream does not hold."""
-        return bool(self.steps or self.local_due or self.body is not None)
+        restart = self.process.restart
+        has_body = self.body is not None or (restart is not None and restart.running and not self.process.ended)
+        return bool(self.steps or self.local_due or has_body)
 
     @property
     def at_rest(self) -> bool:

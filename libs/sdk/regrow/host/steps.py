@@ -12,7 +12,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from msgspec import UNSET, Raw, UnsetType
-
 from regrow_protocol.messages import Failure
 
 from .. import scope
