@@ -64,11 +64,13 @@ async def test_keys_and_items_are_what_is_there(bus: Bus, app: str) -> None:
     assert await kv.keys(f"{app}.none.>") == []
 
 
-@pytest.mark.parametrize("key", ["", ".a", "a.", "a b"])
+@pytest.mark.parametrize("key", ["", ".a", "a.", "a b", "*", "a.>"])
 async def test_what_is_no_key_is_refused(bus: Bus, key: str) -> None:
     """A key that could not stand in a subject raises `InvalidName`."""
     with pytest.raises(InvalidName):
         await bus.kv("regrow_hosts").put(key, b"")
+    with pytest.raises(InvalidName):
+        await bus.kv("regrow_hosts").get(key)
 
 
 async def test_a_watcher_sees_what_is_there_then_every_change(bus: Bus, app: str, until: Any) -> None:

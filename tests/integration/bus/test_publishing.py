@@ -314,6 +314,8 @@ async def test_a_subject_that_cannot_be_sent_is_refused_at_once(bus: Bus, stream
         bus.publish_soon(stream, "a b", b"", "m")
     with pytest.raises(InvalidName):
         bus.publish_soon(stream, "regrow.inbox.a", b"", "m\r\nX: y")
+    with pytest.raises(TypeError):
+        bus.publish_soon(stream, "regrow.inbox.a", "text", "m")  # type: ignore[arg-type]
     assert bus.backlog(stream) == 0
 
 

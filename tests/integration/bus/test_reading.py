@@ -244,6 +244,18 @@ async def test_stopping_ends_delivery_and_leaves_no_consumer(bus: Bus, stream: s
             await bus.nc.flush()
 
 
+async def test_a_subject_that_is_no_text_stops_nobody(bus: Bus, stream: str, app: str, until: Any) -> None:
+    """A subject with bytes that are no UTF-8, which anybody may publish on, is delivered like any other."""
+    taken = Taken()
+    reader = bus.read(stream, subjects.inbox_partition(app, 0), 1, taken)
+    await asyncio.wait_for(reader.caught_up, 5)
+    bus.nc.send(b"PUB regrow.inbox.%s.0.\xff\xfe 1\r\n0\r\n" % app.encode())
+    await fill(bus, stream, app, 3, first=1)
+    await until(lambda: reader.applied == 4)
+    assert taken.numbers == [0, 1, 2, 3]
+    assert reader.recreated == 0
+
+
 async def test_a_stream_made_later_is_read_from_its_first_message(bus: Bus, app: str, until: Any) -> None:
     """Reading may begin before the stream exists."""
     taken = Taken()

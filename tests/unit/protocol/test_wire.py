@@ -69,18 +69,38 @@ def test_headers_of_a_message_are_parsed_on_demand() -> None:
     assert (bare.headers, bare.header("A")) == (None, None)
 
 
-@pytest.mark.parametrize("subject", ["", "a b", "a\r\nPUB x 0", "a\tb", "a\x00b"])
+@pytest.mark.parametrize(
+    "subject",
+    ["", "a b", "a\r\nPUB x 0", "a\tb", "a\x00b", ".a", "a.", "a..b", "a.*", "*", "a.>", "x" * 3073, "a.\ud800"],
+)
 def test_a_subject_cannot_break_out(subject: str) -> None:
-    """White space and control characters, which would start another protocol line, are refused."""
+    """What would start another protocol line, end the connection, or be many subjects is refused."""
     with pytest.raises(InvalidName):
         wire.check_subject(subject)
 
 
-@pytest.mark.parametrize(("name", "value"), [("A", "x\r\nB: y"), ("A\r\n", "x"), ("A:", "x"), ("", "x"), ("A b", "x")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("A", "x\r\nB: y"), ("A", "\ud800"), ("A\r\n", "x"), ("A:", "x"), ("", "x"), ("A b", "x")]
+)
 def test_a_header_cannot_break_out(name: str, value: str) -> None:
     """A header that would add another one is refused."""
     with pytest.raises(InvalidName):
         wire.header_lines({name: value})
+
+
+@pytest.mark.parametrize("subject", ["a", "a.b-c_d.=20=", "$KV.x.y", "a*b.c>d", "a.\u00e4"])
+def test_a_subject_may_hold_what_means_nothing(subject: str) -> None:
+    """Everything else passes as it is."""
+    assert wire.check_subject(subject) == subject
+
+
+def test_a_publish_is_written_as_the_protocol_says() -> None:
+    """Lengths count bytes, also of headers beyond ASCII."""
+    head = wire.header_lines({"A": "\u00e4"})
+    line, block, rest = wire.hpub("s", "r", head, b"body").split(b"\r\n", 2)
+    assert line == b"HPUB s r %d %d" % (12 + len(head), 16 + len(head))
+    assert block + b"\r\n" + rest == b"NATS/1.0\r\nA: \xc3\xa4\r\n\r\nbody\r\n"
+    assert wire.pub("s", "", b"x") == b"PUB s  1\r\nx\r\n"
 
 
 def test_an_api_error_is_seen() -> None:

@@ -3,8 +3,9 @@
 from .bucket import Bucket, Entry, Watcher
 from .client import Bus, schedule_headers
 from .consumer import Delivery, PullConsumer
+from .latch import Latch
 from .publisher import Publisher
-from .reader import Latch, Reader
+from .reader import Reader
 from .values import ValueMissing
 from .wire import ApiError, PubAck, Received, parse_headers
 

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from msgspec import Struct
 
-from ..errors import InvalidName, WrongRevision
+from ..errors import WrongRevision
 from . import direct
-from .reader import Latch, Reader
-from .wire import Received
+from .latch import Latch
+from .reader import Reader
+from .wire import Received, check_subject
 
 if TYPE_CHECKING:
     from .client import Bus
@@ -208,9 +209,7 @@ class Bucket:
         await self._bus.purge(self.stream, self._subject(key))
 
     def _subject(self, key: str) -> str:
-        if not key or key.startswith(".") or key.endswith("."):
-            raise InvalidName(f"{key!r} is no key")
-        return self.prefix + key
+        return check_subject(self.prefix + key)
 
     async def _write(
         self, key: str, value: bytes, revision: int | None, ttl: float | None, headers: dict[str, str] | None = None

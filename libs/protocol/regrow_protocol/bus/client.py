@@ -21,8 +21,9 @@ from . import direct, values
 from .bucket import Bucket
 from .connection import Connection
 from .consumer import PullConsumer, ensure_consumer
+from .item import Done
 from .link import Link, OnProblem
-from .publisher import Done, Publisher
+from .publisher import Publisher
 from .reader import OnMessages, Reader
 from .wire import PubAck, Received
 

@@ -4,7 +4,8 @@ here.
 Why: nats-py parses headers of every message, builds a `Msg`, puts it into a queue and lets a task of each subscription
 take it out; publishing goes through a queue and a task as well. Here a *raw* subscription's messages are handed over as
 bytes to a plain function, called from a plain callback of the event loop (never inside a task), and what is sent is
-written at once. Around twice as fast, and nothing is dropped behind a slow callback.
+written at once. A message costs 2.4 us of CPU instead of 12, a publish 0.07 ms instead of 0.12 (benchmarks/bus.py), and
+nothing is dropped behind a slow callback.
 
 The assumptions (nats-py is pinned below 2.17; `tests/unit/protocol/test_connection.py` checks them): the client feeds
 what it reads to `_ps.parse`, resubscribes all of `_subs` when it reconnects, `_transport.write` writes at once, and

@@ -45,7 +45,10 @@ class Delivery:
         self._answer(b"+ACK")
 
     async def ack_confirmed(self, timeout: float = 5.0) -> None:
-        """It is handled, and the server knows; raises `Unreachable`."""
+        """It is handled, and the server knows; raises `Unreachable`.
+
+        The server writes this down a moment later: if it is killed within that, the message comes again all the same.
+        """
         await self._link.core_request(self._reply, b"+ACK", timeout=timeout)
 
     def nak(self, delay: float = 0.0) -> None:
@@ -148,7 +151,7 @@ class PullConsumer:
             self._link.nc.send(pub(reply.decode(), "", b"-NAK"))
             return
         seq, number, time, pending = ack_parts(reply)
-        message = Received(subject.decode(), seq, time, data, headers, number, pending)
+        message = Received(subject.decode("utf-8", "replace"), seq, time, data, headers, number, pending)
         self._buffer.append(Delivery(self._link, message, delivery_count(reply), reply.decode()))
         self._open -= 1
         self._arrival.set()

@@ -1,57 +1,85 @@
-"""How a publisher groups: single publishes or one atomic batch, whichever has proved faster for as many messages.
+"""How a publisher groups: single publishes or one atomic batch, whichever is faster for as many messages.
 
-A batch costs a fixed time (about 2.2 ms with nats-server 2.15, whatever the sync setting) and little for each message;
-singles cost nothing but their own time, which is the disk's sync with `safe` (0.2 ms) and next to nothing with `fast`
-(0.015 ms). So batches pay from about 13 messages with `safe`, and hardly ever with `fast`. Both costs are learnt from
-the flushes themselves.
+`n` singles take the time of one, and for each further message the disk's sync with `safe` (0.2 ms) or next to nothing
+with `fast` (0.02 ms). A batch takes a fixed time and little for each message; the fixed time is 0.7 to 1 ms where the
+server stages batches in memory (`staging`), 3 to 6 ms where it does not. So batches pay from 5 messages with `safe` on
+the embedded server, from 15 or 20 on another one, and hardly ever with `fast`. (docs/benchmarks.md has the curves.)
+
+All of it is learnt from the flushes themselves: each cost is a low quantile of its last samples, so a hiccup of the
+machine counts for nothing, and a lasting change for all within a few flushes. What is not preferred is tried now and
+then, ever more rarely.
 """
 
 from __future__ import annotations
 
-SINGLE, BATCH = 0.000_18, 0.002_2
-"""Seconds: per message sent singly, per batch; where learning starts."""
-BATCHED = 0.000_015
+from collections import deque
+
+ONE, MORE, BATCH = 0.000_2, 0.000_19, 0.000_9
+"""Seconds: of one single, of each further one, of a batch without its messages; where learning starts."""
+BATCHED = 0.000_017
 """Seconds per message inside a batch."""
-LEARN_LESS, LEARN_MORE = 0.3, 0.03
-"""How much one flush counts that took less, or more, than expected: a busy machine's hiccups shall not count much."""
-STILL_LEARNING = 0.8
-FORGET = 0.01
-"""With each flush of singles what is known about batches goes back a little to where learning started."""
+LEAST = 0.000_002
+SAMPLES = 8
+"""So many of the last samples count."""
 SAMPLE = 4
-"""A flush of fewer singles says more about the round trip than about the cost of a message."""
-PROBE_EVERY, PROBE = 64, 8
-"""After so many batches, one flush of a few singles, to notice when those have become cheap."""
+"""A flush of fewer messages says nothing about the cost of further ones."""
+PROBE = 8
+"""So many singles are tried at most where batches are preferred."""
+RARELY = 256
+"""Flushes of `SAMPLE` or more from one trial of the other way to the next, in the long run."""
+
+
+class _Cost:
+    """The lower quartile of the last samples."""
+
+    def __init__(self, guess: float) -> None:
+        self._samples: deque[float] = deque([guess], SAMPLES)
+        self.value = guess
+
+    def saw(self, seconds: float) -> None:
+        self._samples.append(seconds)
+        self.value = sorted(self._samples)[len(self._samples) // 4]
 
 
 class Pace:
     """The costs of one stream's publishes, and the choice that follows from them."""
 
     def __init__(self) -> None:
-        self.single = SINGLE
-        self.batch = BATCH
-        self._batches = PROBE_EVERY - 2
+        self._one = _Cost(ONE)
+        self._more = _Cost(MORE)
+        self._batch = _Cost(BATCH)
+        self._flushes = 0
+        self._every = 1
 
     def limit(self, most: int) -> int:
         """How many messages the next flush may take."""
-        return PROBE if self._batches >= PROBE_EVERY else most
+        return PROBE if self._trial and self._batch_is_faster(most) else most
 
     def prefers_batch(self, count: int) -> bool:
-        """Is one batch of `count` messages faster than `count` singles?"""
-        if self._batches >= PROBE_EVERY:
-            return False
-        return count * self.single > self.batch + count * BATCHED
+        """Shall `count` messages go as one batch?"""
+        faster = self._batch_is_faster(count)
+        return not faster if self._trial and count >= SAMPLE else faster
 
     def took(self, count: int, seconds: float, *, batch: bool) -> None:
         """A flush of `count` messages went through at the first attempt within `seconds`."""
         if batch:
-            self._batches += 1
-            self.batch = _learn(self.batch, max(seconds - count * BATCHED, 0.0))
-        elif count >= SAMPLE:
-            # as long as singles turn out to be cheaper than was known, the next flush tries them too
-            self._batches = PROBE_EVERY if seconds / count < self.single * STILL_LEARNING else 0
-            self.single = _learn(self.single, seconds / count)
-            self.batch += FORGET * (BATCH - self.batch)
+            self._batch.saw(max(seconds - count * BATCHED, LEAST))
+        elif count == 1:
+            self._one.saw(seconds)
+        if count < SAMPLE:
+            return
+        if not batch:
+            self._more.saw(max((seconds - self._one.value) / (count - 1), LEAST))
+        if self._trial:
+            self._flushes = 0
+            self._every = min(2 * self._every, RARELY)
+        else:
+            self._flushes += 1
 
+    @property
+    def _trial(self) -> bool:
+        """It is time for a flush of the other kind."""
+        return self._flushes >= self._every
 
-def _learn(known: float, seen: float) -> float:
-    return known + (LEARN_LESS if seen < known else LEARN_MORE) * (seen - known)
+    def _batch_is_faster(self, count: int) -> bool:
+        return self._one.value + (count - 1) * self._more.value > self._batch.value + count * BATCHED

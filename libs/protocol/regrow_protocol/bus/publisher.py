@@ -16,12 +16,13 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from nats.nuid import NUID
 
 from ..errors import PublishRejected, RegrowError, Unreachable, WrongRevision
 from . import direct
+from .item import Done, Item
 from .pace import Pace
 from .verdicts import for_good, for_now, read_answer
 from .wire import PubAck, check_subject, header_lines, hpub
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from .link import Link
 
 log = logging.getLogger(__name__)
-
-Done: TypeAlias = "Callable[[PubAck | BaseException], None]"
 
 FLUSH_MESSAGES = 400
 FLUSH_BYTES = 4 * 1024 * 1024
@@ -43,51 +42,6 @@ HIGH_MESSAGES, HIGH_BYTES = 10_000, 16 * 1024 * 1024
 """While more than these are waiting, `ready` waits."""
 BATCH_HEADERS = 160
 """Bytes to keep free for the headers of a batch."""
-
-
-class Item:
-    """One message on its way.
-
-    Attributes:
-        head: its header lines.
-        flying: it belongs to the flush in flight.
-        settled: it was acknowledged, it failed, or it was withdrawn.
-        sends: how often it was sent.
-        answers: reply subjects on which its acknowledgement is awaited, one for each attempt.
-    """
-
-    __slots__ = (
-        "answers",
-        "done",
-        "flying",
-        "head",
-        "msg_id",
-        "payload",
-        "publisher",
-        "sends",
-        "settled",
-        "size",
-        "subject",
-    )
-
-    def __init__(
-        self, publisher: Publisher, subject: str, payload: bytes, msg_id: str, head: str, done: Done | None
-    ) -> None:
-        self.publisher = publisher
-        self.subject = subject
-        self.payload = payload
-        self.msg_id = msg_id
-        self.head = head
-        self.done = done
-        self.size = len(payload) + len(head) + len(subject)
-        self.flying = False
-        self.settled = False
-        self.sends = 0
-        self.answers: list[str] = []
-
-    def answered(self, _subject: bytes, _reply: bytes, headers: bytes | None, data: bytes) -> None:
-        """The acknowledgement of a single publish."""
-        self.publisher._single_answered(self, headers, data)
 
 
 class Publisher:
@@ -113,6 +67,7 @@ class Publisher:
         self._sent = False  # they were sent, and their answers are awaited
         self._attempts = 0
         self._batch_reply = ""  # of the present attempt, if that is a batch
+        self._batch_replies: list[str] = []  # of all attempts: a late answer counts
         self._careful = False  # one message at a time, to the end of this flight
         self._armed = False
         self._sent_at = 0.0
@@ -130,6 +85,8 @@ class Publisher:
         """Take a message in; never blocks. Raises `InvalidName` for what cannot stand on the wire."""
         if self._closed:
             raise Unreachable("The bus is closed")
+        if not isinstance(payload, bytes):
+            raise TypeError(f"A message's body is bytes, not {type(payload).__name__}")
         head = header_lines({"Nats-Msg-Id": msg_id, **headers} if headers else {"Nats-Msg-Id": msg_id})
         item = Item(self, check_subject(subject), payload, msg_id, head, done)
         self._queue.append(item)
@@ -278,19 +235,18 @@ class Publisher:
         self._connection.send(b"".join(out))
 
     def _send_batch(self, items: list[Item]) -> None:
-        batch = self._ids.next().decode()
-        last = items[-1]
+        batch = bytes(self._ids.next())
         reply = self._connection.expect(lambda _s, _r, headers, data: self._batch_answered(reply, items, headers, data))
         self._batch_reply = reply
-        last.answers.append(reply)
+        self._batch_replies.append(reply)
         out: list[bytes] = []
         for number, item in enumerate(items, 1):
             item.sends += 1
-            head = f"{item.head}Nats-Batch-Id: {batch}\r\nNats-Batch-Sequence: {number}\r\n"
-            if item is last:
-                out.append(hpub(item.subject, reply, head + "Nats-Batch-Commit: 1\r\n", item.payload))
-            else:
+            head = b"%bNats-Batch-Id: %b\r\nNats-Batch-Sequence: %d\r\n" % (item.head, batch, number)
+            if number < len(items):
                 out.append(hpub(item.subject, "", head, item.payload))
+            else:
+                out.append(hpub(item.subject, reply, head + b"Nats-Batch-Commit: 1\r\n", item.payload))
         self._connection.send(b"".join(out))
 
     def _repeat(self) -> None:
@@ -322,6 +278,9 @@ class Publisher:
             self._stop_timer()
             self._flight = []
             self._sent = False
+            for reply in self._batch_replies:
+                self._connection.forget(reply)
+            self._batch_replies.clear()
             self._arm()
         elif self._careful and self._timer is None:
             self._repeat()

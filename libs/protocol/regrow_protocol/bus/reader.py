@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Generator
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 from msgspec import Struct
@@ -24,6 +24,7 @@ from nats.nuid import NUID
 
 from ..errors import RegrowError, Unreachable
 from . import direct
+from .latch import Latch
 from .wire import Received, ack_parts, as_json, find_header, pub, status_of
 
 if TYPE_CHECKING:
@@ -41,30 +42,6 @@ SLICE = 1024
 """Messages handed over at once at most."""
 PAUSE_POLL = 0.01
 INACTIVE = 5.0
-
-
-class Latch(Awaitable[None]):
-    """Awaitable any number of times; waiting for it can be cancelled without harm."""
-
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-        self._error: BaseException | None = None
-
-    def is_set(self) -> bool:
-        return self._event.is_set()
-
-    def set(self, error: BaseException | None = None) -> None:
-        if not self._event.is_set():
-            self._error = error
-            self._event.set()
-
-    async def _wait(self) -> None:
-        await self._event.wait()
-        if self._error is not None:
-            raise self._error
-
-    def __await__(self) -> Generator[Any, None, None]:
-        return self._wait().__await__()
 
 
 class _Delivered(Struct, frozen=True):
@@ -312,7 +289,7 @@ class Reader:
                     break
                 expected += 1
                 idle = False
-                batch.append(Received(subject.decode(), seq, time, data, headers, number, pending))
+                batch.append(Received(subject.decode("utf-8", "replace"), seq, time, data, headers, number, pending))
                 continue
             status = status_of(headers)
             if status != 100 or headers is None:

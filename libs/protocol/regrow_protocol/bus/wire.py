@@ -14,6 +14,10 @@ from msgspec import Struct
 
 from ..errors import InvalidName, RegrowError
 
+MAX_SUBJECT = 3072
+"""Bytes; the server's limit is 4096 for a command with all of its arguments."""
+
+_NO_SUBJECT = re.compile(r"[\s\x00-\x1f]|(?:^|\.)[*>]?(?:\.|$)")
 _UNSAFE = re.compile(r"[\s\x00-\x1f]")
 _UNSAFE_VALUE = re.compile(r"[\r\n\x00]")
 
@@ -157,29 +161,38 @@ def status_of(block: bytes | None) -> int:
 
 
 def check_subject(subject: str) -> str:
-    """`subject` itself when it can stand on the wire, else `InvalidName`."""
-    if not subject or _UNSAFE.search(subject):
-        raise InvalidName(f"{subject[:80]!r} is no subject", hint="it must not be empty or contain white space")
+    """`subject` itself when something can be published on it, else `InvalidName`.
+
+    The server would close the connection over a subject that is too long, and take one with a line break for two
+    commands.
+    """
+    if not subject or _NO_SUBJECT.search(subject) or len(_encoded(subject)) > MAX_SUBJECT:
+        hint = f"no white space, no empty token, no wildcards, at most {MAX_SUBJECT} bytes"
+        raise InvalidName(f"{subject[:80]!r} is no subject to publish on", hint=hint)
     return subject
 
 
-def header_lines(headers: dict[str, str]) -> str:
+def header_lines(headers: dict[str, str]) -> bytes:
     """`Name: value` lines; `InvalidName` for what would break out of its line."""
     for name, value in headers.items():
-        if _UNSAFE.search(name) or ":" in name or not name or _UNSAFE_VALUE.search(value):
-            raise InvalidName(
-                f"The header {name[:80]!r} cannot be sent", hint="no line breaks, no white space in its name"
-            )
-    return "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+        if not name or ":" in name or _UNSAFE.search(name) or _UNSAFE_VALUE.search(value):
+            hint = "no line breaks, no white space in its name"
+            raise InvalidName(f"The header {name[:80]!r} cannot be sent", hint=hint)
+    return _encoded("".join([f"{name}: {value}\r\n" for name, value in headers.items()]))
 
 
-def hpub(subject: str, reply: str, head: str, payload: bytes) -> bytes:
+def _encoded(text: str) -> bytes:
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidName(f"{text[:80]!r} cannot be sent: {error.reason}") from error
+
+
+def hpub(subject: str, reply: str, head: bytes, payload: bytes) -> bytes:
     """The protocol line and body of one publish; `head` are header lines."""
-    block = f"NATS/1.0\r\n{head}\r\n".encode()
-    size = len(block)
-    return b"".join(
-        (f"HPUB {subject} {reply} {size} {size + len(payload)}\r\n".encode(), block, payload, b"\r\n"),
-    )
+    size = len(head) + 12
+    line = f"HPUB {subject} {reply} {size} {size + len(payload)}\r\n".encode()
+    return b"".join((line, b"NATS/1.0\r\n", head, b"\r\n", payload, b"\r\n"))
 
 
 def pub(subject: str, reply: str, payload: bytes) -> bytes:
