@@ -25,6 +25,7 @@ from .host.main import HASH_SEED, Ready
 log = logging.getLogger("regrow.launcher")
 
 START_TIMEOUT = 30.0
+MAX_LINE = 1 << 16
 MAX_DEATHS, WITHIN = 5, 30.0
 
 
@@ -84,7 +85,6 @@ class HostProcess:
                 env=self._env,
                 pass_fds=[write],
                 start_new_session=True,
-                limit=1 << 20,
             )
         finally:
             os.close(write)
@@ -93,9 +93,11 @@ class HostProcess:
         try:
             async with asyncio.timeout(START_TIMEOUT):
                 line = await _read_line(read)
-        except TimeoutError:
+        except BaseException as error:
             self._process.kill()
-            raise ProgramError(f"The host did not start within {START_TIMEOUT:g} s") from None
+            if isinstance(error, TimeoutError):
+                raise ProgramError(f"The host did not start within {START_TIMEOUT:g} s") from None
+            raise
         if not line:
             await self._process.wait()
             await self._errors
@@ -140,9 +142,7 @@ class HostProcess:
         if self._bus is None or self.ready is None:
             return
         with contextlib.suppress(RegrowError):  # its TTL does it too
-            await self._bus.kv("regrow_hosts").purge(
-                f"{token(self.ready.app)}.{self.ready.host}", marker_ttl=60
-            )
+            await self._bus.kv("regrow_hosts").purge(f"{token(self.ready.app)}.{self.ready.host}", marker_ttl=60)
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -152,6 +152,9 @@ class HostProcess:
     async def stop(self, timeout: float = 15.0) -> None:
         """SIGTERM, and SIGKILL after `timeout` seconds."""
         self._stopping = True
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
         process = self._process
         if process is not None and process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -162,8 +165,6 @@ class HostProcess:
             except TimeoutError:
                 process.kill()
                 await process.wait()
-        if self._keeper is not None:
-            await self._keeper
         await self._errors
 
 
@@ -184,13 +185,20 @@ async def _read_line(descriptor: int) -> bytes:
 
 
 async def _forward(process: asyncio.subprocess.Process, tail: list[str]) -> None:
-    """Its standard error to ours, keeping the last lines."""
+    """Its standard error to ours, keeping the last lines; errors of its start are for `start` to tell."""
     assert process.stderr is not None
     started = False
-    while line := await process.stderr.readline():
-        text = line.decode(errors="replace").rstrip()
-        tail.append(text)
+    rest = b""
+    while data := await process.stderr.read(1 << 16):
+        *lines, rest = (rest + data).split(b"\n")
+        if len(rest) > MAX_LINE:
+            lines, rest = [*lines, rest], b""
+        for line in lines:
+            text = line.decode(errors="replace")
+            tail.append(text[:1000])
+            started = started or not text.startswith(("error: ", "hint: "))
+            if started:
+                sys.stderr.write(text + "\n")
         del tail[:-50]
-        if not text.startswith(("error: ", "hint: ")) or started:
-            started = True
-            sys.stderr.write(text + "\n")
+    if rest:
+        sys.stderr.write(rest.decode(errors="replace") + "\n")

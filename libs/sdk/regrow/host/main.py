@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import gc
 import logging
 import os
@@ -82,7 +83,8 @@ async def _serve(program: LoadedProgram, options: argparse.Namespace) -> None:
         gc.collect()
         gc.freeze()
         ready = Ready(host.id, host.app, host.env.build, os.getpid())
-        os.write(options.ready_fd, msgspec.json.encode(ready) + b"\n")
+        with contextlib.suppress(BrokenPipeError):  # whoever started it is gone already; `--with-parent` notices too
+            os.write(options.ready_fd, msgspec.json.encode(ready) + b"\n")
         if options.ready_fd > 2:
             os.close(options.ready_fd)
         if options.with_parent:
