@@ -8,6 +8,9 @@ from functools import lru_cache
 from regrow_protocol.errors import RegrowError
 from regrow_protocol.messages import Failure
 
+MAX_TEXT = 16_384
+"""Characters that the text of a failure may have; the rest is cut off."""
+
 
 class ExecutionFailed(RegrowError):
     """A process that was awaited has failed.
@@ -134,15 +137,23 @@ _BY_CODE: dict[str, type[RegrowError]] = {
 }
 
 
+_NEVER_MERGED = (Exception, StopIteration, StopAsyncIteration)
+"""Python gives the last two a meaning in coroutines."""
+
+
 @lru_cache(maxsize=256)
 def _merged(base: type[RegrowError], error: str) -> type[RegrowError]:
     builtin = getattr(builtins, error, None)
-    if not (isinstance(builtin, type) and issubclass(builtin, Exception)) or builtin is Exception:
+    if not (isinstance(builtin, type) and issubclass(builtin, Exception)) or builtin in _NEVER_MERGED:
         return base
     try:
-        return type(base.__name__, (base, builtin), {"__module__": base.__module__, "code": base.code})
-    except TypeError:  # two C layouts that do not mix
+        merged: type[RegrowError] = type(
+            base.__name__, (base, builtin), {"__module__": base.__module__, "code": base.code}
+        )
+        merged("")
+    except TypeError:  # two C layouts that do not mix, or a class that is not made of a text
         return base
+    return merged
 
 
 def raised(base: type[RegrowError], failure: Failure) -> RegrowError:
@@ -166,8 +177,25 @@ def failure_of(error: BaseException) -> Failure:
     if isinstance(error, ExecutionFailed):
         message, retryable = error.reason, error.retryable
     else:
-        message = error.message if isinstance(error, RegrowError) else str(error)
+        message = error.message if isinstance(error, RegrowError) else _text_of(error)
         retryable = True
     code = error.code if isinstance(error, RegrowError) else "exception"
     name = type(error).__name__
-    return Failure(error=name, message=message or name, code=code, retryable=retryable)
+    return Failure(error=name, message=sendable_text(message) or name, code=code, retryable=retryable)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - a broken __str__ must not hide that something failed
+        return ""
+    if isinstance(error, BaseExceptionGroup):
+        inner = "; ".join(f"{type(e).__name__}: {_text_of(e)}" for e in error.exceptions[:5])
+        return f"{text}: {inner}"
+    return text
+
+
+def sendable_text(text: object) -> str:
+    """`text` as it may stand in a message: a str, not endless, without what UTF-8 cannot say."""
+    cut = str(text)[:MAX_TEXT]
+    return cut.encode("utf-8", "backslashreplace").decode()

@@ -6,16 +6,17 @@ A handle is only a pid; what it does is done by the scope it is used in (the bod
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from typing import Any, Protocol
 
 import msgspec
-
 from regrow_protocol.messages import EventRecord
 
 from . import scope
-from .codec import Reference, from_raw
-from .errors import EventNotSeen
+from .codec import Reference, from_raw, handles_are
+from .errors import EventNotSeen, sendable_text
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -44,14 +45,23 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class EventFeed:
-    """The events of one process as they have arrived here, in their order, each once."""
+    """The events of one process as they have arrived here, in their order, each once.
 
-    def __init__(self) -> None:
+    Callbacks run on the loop they were subscribed on, so they are in the scope of whoever subscribed; one that raises
+    is logged and concerns nobody else, as with asyncio's own.
+
+    Args:
+        since: the clock when the process was asked for its events, seconds since 1970; earlier ones are past.
+    """
+
+    def __init__(self, since: float = 0.0) -> None:
+        self.since = since
         self.events: list[Event] = []
         self.ended = False
         self._early: dict[int, EventRecord] = {}
         self._waiters: list[asyncio.Future[None]] = []
-        self._callbacks: list[Callable[[Event], None]] = []
+        self._subscriptions: dict[int, Callable[[Event], None]] = {}
+        self._subscribed = 0
         self._last = 0
 
     @property
@@ -63,29 +73,20 @@ class EventFeed:
         """Take an event; a repeat is dropped, one that came too early is held."""
         if record.seq <= self._last:
             return
+        if not self._last and record.incarnation and record.type == "restarted" and record.meta is not None:
+            # A later incarnation knows no events of the earlier ones: they are in the stream of events only.
+            self._last = record.seq - 1
         self._early[record.seq] = record
         while (following := self._early.pop(self._last + 1, None)) is not None:
             self._last += 1
             self._take(Event.of(following))
 
-    def skip_to(self, seq: int) -> None:
-        """Begin after event number `seq`: the earlier ones are known to be of no interest."""
-        self._last = max(self._last, seq)
-
     def _take(self, event: Event) -> None:
         self.events.append(event)
         if event.final:
             self.ended = True
-        for callback in list(self._callbacks):
-            callback(event)
-        self._wake()
-
-    def close(self) -> None:
-        """No more events will come."""
-        self.ended = True
-        self._wake()
-
-    def _wake(self) -> None:
+        for deliver in list(self._subscriptions.values()):
+            deliver(event)
         waiters, self._waiters = self._waiters, []
         for waiter in waiters:
             if not waiter.done():
@@ -98,15 +99,27 @@ class EventFeed:
         await waiter
 
     def subscribe(self, callback: Callable[[Event], None], *, replay: bool = True) -> Callable[[], None]:
-        """Call `callback` with every event, past ones too with `replay`; returns what ends it."""
-        if replay:
-            for event in list(self.events):
+        """Call `callback` soon with every event, past ones too with `replay`; returns what ends it."""
+        loop = asyncio.get_running_loop()
+        context = contextvars.copy_context()
+        self._subscribed += 1
+        key = self._subscribed
+
+        def run(event: Event) -> None:
+            if key in self._subscriptions:
                 callback(event)
-        self._callbacks.append(callback)
+
+        def deliver(event: Event) -> None:
+            if replay or event.time >= self.since:
+                loop.call_soon(run, event, context=context)
+
+        self._subscriptions[key] = deliver
+        if replay:
+            for event in self.events:
+                deliver(event)
 
         def unsubscribe() -> None:
-            if callback in self._callbacks:
-                self._callbacks.remove(callback)
+            self._subscriptions.pop(key, None)
 
         return unsubscribe
 
@@ -147,19 +160,33 @@ class EventStream:
             type: the event's type.
             where: a condition on the event.
             timeout: seconds, then TimeoutError.
-            replay: look at past events too.
+            replay: look at past events too: those that are here, or were announced before this process asked for any.
 
         Raises:
             EventNotSeen: the process ended without it.
         """
+        feed = self._feed
+        position = 0 if replay else len(feed.events)
         async with asyncio.timeout(timeout):
-            async for event in self._from(0 if replay else len(self._feed.events)):
-                if event.type == type and (where is None or where(event)):
-                    return event
+            while True:
+                while position < len(feed.events):
+                    event = feed.events[position]
+                    position += 1
+                    wanted = event.type == type and (replay or event.time >= feed.since)
+                    if wanted and (where is None or where(event)):
+                        return event
+                if feed.ended:
+                    break
+                await feed.more()
         raise EventNotSeen(f"The process ended without an event {type!r}")
 
     def subscribe(self, callback: Callable[[Event], None], *, replay: bool = True) -> Callable[[], None]:
-        """Call `callback` with every event; returns a function that ends it."""
+        """Call `callback` with every event, in the scope of this process; returns a function that ends it.
+
+        Args:
+            callback: a plain function. What it raises is logged and ends nothing.
+            replay: call it with past events too, as `listen_for`.
+        """
         return self._feed.subscribe(callback, replay=replay)
 
 
@@ -185,7 +212,7 @@ class ProcessHandle(Reference):
         return isinstance(other, ProcessHandle) and other.pid == self.pid
 
     def __hash__(self) -> int:
-        return hash(self.pid)
+        return zlib.crc32(self.pid.encode())  # the same in every interpreter, and so the order of a set of handles
 
     @property
     def events(self) -> EventStream:
@@ -213,12 +240,17 @@ class ProcessHandle(Reference):
             ProcessEnded: it has ended.
             CallFailed: the endpoint raised.
         """
+        if not isinstance(endpoint, str):
+            raise TypeError(f"call() needs the name of an endpoint, not {endpoint!r}")
         return await scope.current().call(self.pid, endpoint, kwargs, wait=wait)
 
     def cancel(self, reason: str = "") -> None:
         """Ask it to end as cancelled, its children first."""
-        scope.current().cancel(self.pid, reason)
+        scope.current().cancel(self.pid, sendable_text(reason))
 
     def status(self) -> str:
         """`running`, `done`, `failed` or `cancelled`, as far as is known here."""
         return scope.current().status_of(self.pid)
+
+
+handles_are(ProcessHandle)

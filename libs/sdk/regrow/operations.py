@@ -9,16 +9,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
-import msgspec
 from msgspec import Raw, Struct, UnsetType
-
 from regrow_protocol import messages as m
 from regrow_protocol.errors import RegrowError
 from regrow_protocol.messages import Failure, Op
 
 from .codec import digest_bytes, from_raw, result_type
 from .definition import ProcessType
-from .errors import InvalidArguments, StepFailed, execution_failed, raised
+from .errors import InvalidArguments, StepFailed, execution_failed, failure_of, raised
 
 
 @dataclass(slots=True)
@@ -85,9 +83,12 @@ class Pending:
             return
         try:
             self.future.set_result(from_raw(value, self.type_) if isinstance(value, Raw) else None)
-        except (msgspec.MsgspecError, NotImplementedError) as error:
-            text = f"The result of {self.op.kind} {self.op.name!r} does not fit its annotation: {error}"
-            self.future.set_exception(InvalidArguments(text))
+        except Exception as error:  # noqa: BLE001 - `__post_init__` of the program's classes may raise anything
+            what = f"The result of {self.op.kind} {self.op.name!r}"
+            self.future.set_exception(
+                InvalidArguments(f"{what} does not fit its annotation: {failure_of(error).message}")
+            )
+            self.future.exception()
 
 
 class Child:
@@ -134,7 +135,7 @@ class StepPolicy:
 
     def delay(self, attempt: int) -> float:
         """Seconds to wait after try number `attempt`."""
-        return min(60.0, self.backoff * 2 ** (attempt - 1))
+        return min(60.0, self.backoff * 2.0 ** min(attempt - 1, 64))
 
 
 @dataclass(slots=True)
@@ -171,13 +172,14 @@ class Step:
 
 
 _HERE = str(Path(__file__).parent)
+_ASYNCIO = str(Path(asyncio.__file__).parent)
 
 
 def source_line(frame: FrameType | None) -> str:
     """The line of the program that is running, as `survey.py:41`."""
     while frame is not None:
         name = frame.f_code.co_filename
-        if not name.startswith(_HERE) and "asyncio" not in name and not name.startswith("<"):
+        if not name.startswith((_HERE, _ASYNCIO, "<")):
             return f"{Path(name).name}:{frame.f_lineno}"
         frame = frame.f_back
     return "?"
