@@ -69,11 +69,12 @@ async def ready_stream(bus: Bus) -> str:
 class Sender:
     """Publishes numbered messages, some waiting at any time, until it is told to stop."""
 
-    def __init__(self, bus: Bus, stream: str, who: int) -> None:
+    def __init__(self, bus: Bus, stream: str, who: int, until: Any) -> None:
         self.bus = bus
         self.stream = stream
         self.subject = subjects.inbox("a", 0, f"p{who}")
         self.who = who
+        self.until = until
         self.sent = 0
         self.acks: list[PubAck | BaseException] = []
         self.running = True
@@ -84,8 +85,7 @@ class Sender:
                 payload, msg_id = b"%d" % self.sent, f"{self.who}.{self.sent}"
                 self.bus.publish_soon(self.stream, self.subject, payload, msg_id, done=self.acks.append)
                 self.sent += 1
-            while self.bus.backlog(self.stream) > 40 and self.running:
-                await asyncio.sleep(0.005)
+            await self.until(lambda: self.bus.backlog(self.stream) <= 40 or not self.running, "room", 60)
         await self.bus.drain_publishers(60)
 
 
@@ -96,7 +96,7 @@ async def test_a_leader_that_dies_loses_and_reorders_nothing(
     urls = ",".join(server.url for server in cluster)
     bus = await connect(urls)
     stream = await ready_stream(bus)
-    senders = [Sender(await connect(urls, name=f"s{who}"), stream, who) for who in range(SENDERS)]
+    senders = [Sender(await connect(urls, name=f"s{who}"), stream, who, until) for who in range(SENDERS)]
     taken: list[Received] = []
     bus.read(stream, subjects.inbox_partition("a", 0), 1, taken.extend)
     async with asyncio.TaskGroup() as group:

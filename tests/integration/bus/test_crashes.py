@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import signal
+import sys
 import time
 from typing import Any
 
 import pytest
 from regrow_protocol import streams, subjects
 from regrow_protocol.bus import Bus, PubAck, Received
+from regrow_protocol.errors import RegrowError
 from regrow_protocol.server import Durability, NatsServer
 
 SENDERS = 4
@@ -18,8 +21,9 @@ SENDERS = 4
 class Trade:
     """Senders that publish numbered messages for as long as `running`, and a reader of all of them."""
 
-    def __init__(self, sender: Bus, reader: Bus, stream: str) -> None:
+    def __init__(self, sender: Bus, reader: Bus, stream: str, until: Any) -> None:
         self.sender = sender
+        self.until = until
         self.stream = stream
         self.running = True
         self.sent = [0] * SENDERS
@@ -43,19 +47,17 @@ class Trade:
                         f"{who}.{k}",
                         done=lambda outcome, key=(who, k): self.acks.__setitem__(key, outcome),
                     )
-            if self.sender.backlog(self.stream) > 3000:
-                await self.sender.ready(self.stream)
-                await asyncio.sleep(0.002)
+            await self.until(lambda: self.sender.backlog(self.stream) < 3000 or not self.running, "room", 60)
             await asyncio.sleep(0)
 
-    async def check(self, until: Any) -> None:
+    async def check(self) -> None:
         """All that was sent is stored once and in order, and was delivered once and in order."""
         await self.sender.drain_publishers(60)
         total = sum(self.sent)
         assert len(self.acks) == total
         assert all(isinstance(outcome, PubAck) for outcome in self.acks.values())
         last = await self.sender.last_seq(self.stream)
-        await until(lambda: self.reader.applied == last, "the reader's last message", 30)
+        await self.until(lambda: self.reader.applied == last, "the reader's last message", 30)
         for who in range(SENDERS):
             subject = subjects.inbox("a", 0, f"p{who}")
             stored = [int(message.data) for message in await self.sender.history(self.stream, subject)]
@@ -76,7 +78,7 @@ async def test_a_killed_server_loses_reorders_and_doubles_nothing(
 ) -> None:
     """The server is killed four times (SIGKILL) while both go on, and comes back on the same store."""
     sender, receiver = await connect(private_server.url), await connect(private_server.url)
-    trade = Trade(sender, receiver, await streams.ensure_app(sender, "a"))
+    trade = Trade(sender, receiver, await streams.ensure_app(sender, "a"), until)
     running = asyncio.create_task(trade.run())
     for _ in range(4):
         before = trade.reader.applied
@@ -87,7 +89,7 @@ async def test_a_killed_server_loses_reorders_and_doubles_nothing(
     await until(lambda: trade.reader.applied > before + 500, "progress at the end")
     trade.running = False
     await running
-    await trade.check(until)
+    await trade.check()
 
 
 async def test_a_reader_resumes_within_a_second(private_server: NatsServer, connect: Any, until: Any) -> None:
@@ -114,7 +116,7 @@ async def test_a_cut_connection_loses_nothing(private_server: NatsServer, connec
     """The clients' sockets are cut again and again while the server lives: acknowledgements are lost, not messages."""
     sender, receiver = await connect(private_server.url), await connect(private_server.url)
     stream = await streams.ensure_app(sender, "a")
-    trade = Trade(sender, receiver, stream)
+    trade = Trade(sender, receiver, stream, until)
     running = asyncio.create_task(trade.run())
     for k in range(10):
         before = trade.reader.applied
@@ -125,7 +127,7 @@ async def test_a_cut_connection_loses_nothing(private_server: NatsServer, connec
         await until(lambda bus=bus, cuts=cuts: bus.nc.stats["reconnects"] > cuts, "reconnecting")
     trade.running = False
     await running
-    await trade.check(until)
+    await trade.check()
     duplicates = [ack for ack in trade.acks.values() if isinstance(ack, PubAck) and ack.duplicate]
     assert duplicates, "no acknowledgement was lost: the cuts did not hit a flush in flight"
 
@@ -145,6 +147,30 @@ async def test_a_server_that_stands_still_is_waited_for(private_server: NatsServ
     await bus.drain_publishers()
     await until(lambda: reader.applied >= 100, "the messages")
     assert [int(message.data) for message in taken] == list(range(100))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prlimit is Linux's")
+async def test_a_disk_that_takes_no_more_loses_nothing(private_server: NatsServer, connect: Any, until: Any) -> None:
+    """A server that cannot write its files is reported; when it can again, and was restarted, all is stored."""
+    problems: list[RegrowError] = []
+    bus = await connect(private_server.url, on_problem=lambda _stream, error: problems.append(error))
+    stream = await streams.ensure_app(bus, "a")
+    assert private_server.pid is not None
+    _, most = resource.prlimit(private_server.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(private_server.pid, resource.RLIMIT_FSIZE, (1_000_000, most))
+    outcomes: list[PubAck | BaseException] = []
+    for k in range(30):
+        payload = b"%d " % k + bytes(100_000)
+        bus.publish_soon(stream, subjects.inbox("a", 0, "p"), payload, f"m{k}", done=outcomes.append)
+    await until(lambda: problems, "a report")
+    assert bus.backlog(stream) > 0
+    assert "restarted" in problems[0].hint
+    await asyncio.to_thread(private_server.restart)
+    await bus.drain_publishers()
+    assert len(outcomes) == 30
+    assert all(isinstance(outcome, PubAck) for outcome in outcomes)
+    history = await bus.history(stream, subjects.inbox("a", 0, "p"))
+    assert [int(message.data.split(b" ")[0]) for message in history] == list(range(30))
 
 
 async def test_ups_and_downs_are_told(private_server: NatsServer, connect: Any, until: Any) -> None:

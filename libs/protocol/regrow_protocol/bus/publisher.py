@@ -134,7 +134,9 @@ class Publisher:
                 self.kick()
         elif now - self._sent_at > self._patience:
             self._patience = min(self._patience * 2, ATTEMPT_MAX)
-            self._link.problem(self.stream, Unreachable(f"The stream {self.stream} does not answer"))
+            # nats-server 2.15 says nothing when it cannot write, and writes again only after a restart
+            hint = "its server's log tells why; once a full disk has room again, the server must be restarted"
+            self._link.problem(self.stream, Unreachable(f"The stream {self.stream} does not answer", hint=hint))
             self._repeat()
 
     def refused(self, subject: str) -> None:
