@@ -17,6 +17,8 @@
 | 12 | the time was up |
 | 13 | cancelled |
 | 14 | a check found something (`regrow doctor`, `regrow check`) |
+| 15 | the process is parked |
+| 16 | the history cannot be used |
 | 70 | a defect in Regrow |
 | 130 | interrupted with Ctrl-C |
 """
@@ -39,10 +41,15 @@ BY_ERROR: Final[dict[str, int]] = {
     "invalid-name": USAGE,
     "invalid-setting": USAGE,
     "invalid-arguments": USAGE,
+    "name-taken": USAGE,
     "nats-unreachable": 3,
     "nats-access-denied": 4,
     "process-not-found": 5,
+    "ambiguous-process": 5,
+    "process-ended": 5,
     "endpoint-not-found": 5,
+    "no-host": 5,
+    "no-such-dead-letter": 5,
     "storage-full": 6,
     "value-too-large": 7,
     "not-sendable": 7,
@@ -53,7 +60,11 @@ BY_ERROR: Final[dict[str, int]] = {
     "stack-failed": 11,
     "nats-server-error": 11,
     "stack-timeout": 12,
+    "time-up": 12,
     "execution-cancelled": 13,
+    "process-cancelled": 13,
+    "process-stuck": 15,
+    "bad-history": 16,
 }
 
 

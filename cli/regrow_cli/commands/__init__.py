@@ -3,4 +3,7 @@
 A command imports what is heavy inside its function: every command pays for what stands at the top of all modules.
 """
 
-MODULES = ("up", "down", "doctor")
+MODULES = (
+    "run", "host", "start", "ls", "status", "events", "call", "cancel", "resume",
+    "check", "replay", "fork", "transfer", "hosts", "dead", "schema", "up", "down", "doctor",
+)  # fmt: skip

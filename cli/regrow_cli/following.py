@@ -1,0 +1,117 @@
+"""Following a root process to its end: its events to the view, its tree counted, what is parked noticed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import suppress
+
+import msgspec
+from regrow.client import Client, RemoteProcess
+from regrow.runtime import Session
+from regrow_protocol import ids, subjects
+from regrow_protocol import messages as m
+from regrow_protocol.bus import Entry
+from regrow_protocol.errors import RegrowError
+
+from .errors import ProcessFailed, ProcessStuck
+from .listing import print_result
+from .live_view import Tree, View, summary
+
+LIFE = ("started", "restarted", "done", "failed", "cancelled")
+
+
+async def follow(
+    client: Client,
+    process: RemoteProcess,
+    view: View,
+    *,
+    build: str,
+    after: int = 0,
+    known: Mapping[str, str] | None = None,
+    failed: asyncio.Future[RegrowError] | None = None,
+) -> m.EventRecord:
+    """Show a process until it ends; its final event.
+
+    Args:
+        client: of the processes.
+        process: a root.
+        view: to show it in.
+        build: that folds it.
+        after: what its partition's cursor says before this input is done does not count.
+        known: status by pid of the processes of its tree that are listed already.
+        failed: what is set when its host cannot be kept running.
+
+    Raises:
+        ProcessStuck: it is parked.
+        RegrowError: what `failed` is set to.
+    """
+    tree = Tree(process.pid, known)
+    parked: asyncio.Future[m.Stuck] = asyncio.get_running_loop().create_future()
+    bus = client.bus
+
+    def life(_subject: bytes, _reply: bytes, _headers: bytes | None, data: bytes) -> None:
+        with suppress(msgspec.MsgspecError):
+            if tree.take(m.decode(data, m.EventRecord)):
+                view.progress(tree)
+
+    def cursor(entry: Entry) -> None:
+        if entry.value:
+            found: m.Cursor = m.decode(entry.value, m.Cursor)
+            stuck = found.stuck.get(process.pid)
+            if stuck is not None and found.floor >= after and not parked.done():
+                parked.set_result(stuck)
+
+    async def to_the_end() -> m.EventRecord:
+        async for record in client.records(process.app, process.pid):
+            tree.take(record)
+            view.event(record)
+            view.progress(tree)
+            if record.final:
+                return record
+        raise AssertionError("records() ends with a final event")
+
+    part = ids.partition_of(process.pid, await client.partitions_of(process.app))
+    sids = [bus.nc.raw_subscribe(subjects.events_of(process.app, type_=type_), life) for type_ in LIFE]
+    cursors = bus.kv("regrow_cursors").watch(f"{subjects.token(process.app)}.{build}.{part}", cursor)
+    ending = asyncio.ensure_future(to_the_end())
+    try:
+        await asyncio.wait([ending, parked, *([failed] if failed else [])], return_when=asyncio.FIRST_COMPLETED)
+        if not ending.done():
+            raise ProcessStuck(process.pid, parked.result()) if parked.done() or failed is None else failed.result()
+        record = await ending
+        view.note(summary(record, tree))
+        return record
+    finally:
+        ending.cancel()
+        await asyncio.wait([ending])
+        await cursors.stop()
+        for sid in sids:
+            bus.nc.raw_unsubscribe(sid)
+
+
+async def run_to_the_end(
+    session: Session,
+    process: RemoteProcess,
+    view: View,
+    *,
+    build: str,
+    after: int = 0,
+    known: Mapping[str, str] | None = None,
+) -> m.EventRecord:
+    """`follow` with the session's host; when it is interrupted the tree is cancelled."""
+    try:
+        return await follow(
+            session.client, process, view, build=build, after=after, known=known, failed=session.host.failed
+        )
+    except asyncio.CancelledError:
+        view.note(f"cancelling {process.pid} and all below it; Ctrl-C again leaves it to: regrow resume {process.pid}")
+        await session.cancel(process)
+        raise
+
+
+def report(record: m.EventRecord) -> None:
+    """Print the result; raises ProcessFailed for a process that failed or was cancelled."""
+    if record.type != "done":
+        raise ProcessFailed.of(record)
+    print_result(record.data)

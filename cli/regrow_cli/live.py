@@ -1,0 +1,60 @@
+"""Which hosts live, and which build of an app takes a new process."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+from regrow_protocol import messages as m
+from regrow_protocol import subjects
+from regrow_protocol.bus import Bus
+from regrow_supervisor.choice import LiveBuild, newest
+
+from .errors import NoHost
+from .processes import hosts
+
+
+async def build_for(bus: Bus, app: str, type_: str, *, build: str = "", target: str = "") -> str:
+    """The build that shall run a process of `type_`: `build` if it has hosts, else the newest that has the type.
+
+    Args:
+        bus: connected.
+        app, type_: of the process.
+        build: that it would rather have.
+        target: its program, where known.
+
+    Raises:
+        NoHost: no host of the app lives, or none that has such a process.
+    """
+    by_build: dict[str, list[m.HostRecord]] = defaultdict(list)
+    for host in await hosts(bus):
+        if host.app == app and not host.draining:
+            by_build[host.build].append(host)
+    if not by_build:
+        raise NoHost(f"No host of app {app} runs", hint=f"start one: regrow host FILE --app {app}")
+    if build and type_ in {t for host in by_build.get(build, ()) for t in host.types}:
+        return build
+    builds = [LiveBuild.of(name, found, await _created(bus, app, name)) for name, found in by_build.items()]
+    chosen = newest(builds, type_, target)
+    if chosen is None:
+        known = ", ".join(sorted({t for each in builds for t in each.types}))
+        raise NoHost(f"No host of app {app} has a process {type_}", hint=f"they have: {known}")
+    return chosen
+
+
+async def is_hosted(bus: Bus, app: str, build: str) -> bool:
+    """Whether a host of this build lives."""
+    return any((host.app, host.build) == (app, build) for host in await hosts(bus))
+
+
+async def _created(bus: Bus, app: str, build: str) -> float | None:
+    found = await bus.kv("regrow_partitions").get(f"build.{subjects.token(app)}.{build}")
+    return m.decode(found[0], m.BuildRecord).created if found is not None else None
+
+
+async def owners(bus: Bus) -> dict[tuple[str, str, int], str]:
+    """The host that owns each (app, build, partition)."""
+    found: dict[tuple[str, str, int], str] = {}
+    async for entry in bus.kv("regrow_partitions").items("own.>"):
+        _, app, build, part = entry.key.split(".")
+        found[subjects.untoken(app), build, int(part)] = m.decode(entry.value, m.Ownership).host
+    return found
