@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import uuid as _uuid
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast, overload
 
+import msgspec
+from regrow_protocol import subjects
 from regrow_protocol.messages import Failure
 
 from . import scope
 from .definition import ProcessType
+from .errors import failure_of, sendable_text
 from .handle import ProcessHandle
 from .operations import StepPolicy
 
 P = ParamSpec("P")
+R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
 
 
@@ -32,7 +37,19 @@ def spawn(process: ProcessType[P, Any], *args: P.args, **kwargs: P.kwargs) -> Pr
 
 
 def emit(type: str, data: Any = None) -> None:  # noqa: A002 - the event's own word
-    """Announce an event of this process."""
+    """Announce an event of this process.
+
+    Args:
+        type: its name, 1 to 128 characters.
+        data: what `codec` can send.
+
+    Raises:
+        InvalidName: it is no name.
+        NotSendable, ValueTooLarge: the data cannot travel.
+    """
+    if not isinstance(type, str):
+        raise TypeError(f"emit() needs the name of an event, not {type!r}")
+    subjects.token(type)
     scope.current().emit(type, data)
 
 
@@ -51,9 +68,10 @@ def bubble(handle: ProcessHandle, source: str | None = None) -> Callable[[], Non
 
 def expose(function: F) -> F:
     """Make an async function an endpoint of this process, under its own name; it runs in this process's scope."""
-    if not asyncio.iscoroutinefunction(function):
-        raise TypeError(f"@expose needs an async function; {getattr(function, '__name__', function)} is not one")
-    scope.current().expose(function, function.__name__)
+    name = getattr(function, "__name__", "")
+    if not name or not inspect.iscoroutinefunction(function):
+        raise TypeError(f"@expose needs an async function; {name or repr(function)} is not one")
+    scope.current().expose(function, name)
     return function
 
 
@@ -62,14 +80,18 @@ def done(result: Any = None) -> None:
     scope.current().finish("done", result, None)
 
 
-def fail(reason: str, *, retryable: bool = True) -> None:
+def fail(reason: str | BaseException, *, retryable: bool = True) -> None:
     """This process has failed; the first of `done` and `fail` counts. `wait` raises it.
 
     Args:
-        reason: what went wrong.
+        reason: what went wrong, or the exception that tells.
         retryable: whether another try may help.
     """
-    scope.current().finish("failed", None, Failure("ExecutionFailed", reason, "failed", retryable))
+    if isinstance(reason, BaseException):
+        failure = msgspec.structs.replace(failure_of(reason), retryable=retryable)
+    else:
+        failure = Failure("ExecutionFailed", sendable_text(reason) or "ExecutionFailed", "failed", retryable)
+    scope.current().finish("failed", None, failure)
 
 
 async def wait() -> Any:
@@ -77,6 +99,28 @@ async def wait() -> Any:
     return await scope.current().wait()
 
 
+@overload
+async def step(
+    function: Callable[..., Coroutine[Any, Any, R]],
+    /,
+    *args: Any,
+    retries: int = 0,
+    backoff: float = 0.1,
+    timeout: float | None = None,
+    name: str = "",
+    **kwargs: Any,
+) -> R: ...
+@overload
+async def step(
+    function: Callable[..., R],
+    /,
+    *args: Any,
+    retries: int = 0,
+    backoff: float = 0.1,
+    timeout: float | None = None,
+    name: str = "",
+    **kwargs: Any,
+) -> R: ...
 async def step(
     function: Callable[..., Any],
     /,
@@ -87,7 +131,7 @@ async def step(
     name: str = "",
     **kwargs: Any,
 ) -> Any:
-    """Run a function with side effects outside the deterministic body; its first recorded result is the result for good.
+    """Run a function with side effects outside the body; its first recorded result is the result for good.
 
     It runs at least once: a host that dies in between makes it run again.
 
@@ -103,8 +147,19 @@ async def step(
     Raises:
         StepFailed: it failed for good; also an instance of the exception's class where that is a builtin one.
     """
-    if retries < 0:
-        raise ValueError(f"retries must not be negative, not {retries}")
+    if inspect.iscoroutine(function):
+        function.close()
+        raise TypeError("step() needs a function and its arguments, as in step(fetch, url), not step(fetch(url))")
+    if isinstance(function, ProcessType):
+        raise TypeError(f"{function.name} is a process: await it, or spawn() it; step() is for plain functions")
+    if not callable(function):
+        raise TypeError(f"step() needs a function and its arguments, not {function!r}")
+    if not isinstance(name, str):
+        raise TypeError(f"the name of a step is a str, not {name!r}")
+    if retries < 0 or backoff < 0 or (timeout is not None and timeout <= 0):
+        raise ValueError(
+            f"retries and backoff must not be negative, timeout must be positive: {retries=}, {backoff=}, {timeout=}"
+        )
     policy = StepPolicy(retries=retries, backoff=backoff, timeout=timeout, name=name)
     return await scope.current().step(function, args, kwargs, policy)
 

@@ -70,7 +70,7 @@ class ProcessType(Generic[P, R]):
         inside = scope.find()
         if inside is not None:
             return await inside.run_child(self, args, kwargs)
-        from .runtime import run_root  # noqa: PLC0415 - the client side is not loaded in hosts
+        from .runtime import run_root
 
         return await run_root(self, args, kwargs)
 

@@ -15,7 +15,7 @@ from regrow_protocol import messages as m
 from regrow_protocol.messages import Failure
 
 from .codec import Signature, to_raw
-from .errors import EndpointNotFound, ProcessEnded, ProcessGone, failure_of
+from .errors import EndpointNotFound, ProcessEnded, failure_of
 from .operations import Output
 
 if TYPE_CHECKING:
@@ -96,9 +96,9 @@ class Endpoints:
         try:
             args, kwargs = endpoint.signature.decode(call.args)
             value = to_raw(await endpoint.function(*args, **kwargs), f"The result of {call.endpoint}()")
-        except (asyncio.CancelledError, ProcessGone, GeneratorExit):
-            raise  # the process ends: `close` answers
-        except BaseException as error:  # noqa: BLE001 - the caller's to handle
+        except BaseException as error:
+            if self._process.gone or (self._process.closing and isinstance(error, asyncio.CancelledError)):
+                raise  # the process ends: `close` answers
             self.settle(key, UNSET, failure_of(error))
         else:
             self.settle(key, value, None)
@@ -126,7 +126,7 @@ class Endpoints:
         self._waiting.clear()
 
     def close(self, error: ProcessEnded) -> None:
-        """The process has ended: whatever is open, and all that comes later, gets `error`."""
+        """The body has ended: whatever is open, and all that comes later, gets `error`."""
         self._ended = error
         for key in list(self._running):
             self.settle(key, UNSET, failure_of(error))

@@ -37,7 +37,7 @@ def _hook(event: str, _args: tuple[Any, ...]) -> None:
 
 def install() -> None:
     """Install the hook, once."""
-    global _installed  # noqa: PLW0603 - audit hooks cannot be removed
+    global _installed
     if not _installed:
         _installed = True
         sys.addaudithook(_hook)

@@ -94,7 +94,7 @@ class Pending:
 class Child:
     """A child as its parent keeps it."""
 
-    __slots__ = ("cancelled", "ended", "feed_wanted", "op", "pending", "pid", "start", "status")
+    __slots__ = ("ended", "feed_wanted", "op", "pending", "pid", "status")
 
     def __init__(self, pid: str, op: Op, pending: Any) -> None:
         self.pid = pid
@@ -102,15 +102,12 @@ class Child:
         self.pending = pending
         self.status: str = "running"
         self.ended = False
-        self.cancelled = False
         self.feed_wanted = True
-        self.start: Output | None = None
 
     def end(self, message: m.Child) -> None:
         """Its outcome has come."""
         self.ended = True
         self.status = message.status
-        self.start = None
         failure = message.error
         if message.status == "cancelled" and failure is None:
             failure = Failure("CancelledError", "cancelled", "cancelled")

@@ -1,8 +1,13 @@
 """A process is a deterministic fold over its inbox: `apply` takes the next input and collects what the process sends.
 
-Nothing here does I/O or knows a clock. The same inputs, in the same order with the same times, always give the same outputs with
-the same ids `<pid>.<incarnation>.<n>`; a host may suppress those that were published before. What the body asks of its host
-(steps to run, timers to arm) stands in `steps` and `timers` until its outcome comes back as an input; the first one counts.
+Nothing here does I/O or knows a clock. The same inputs, in the same order with the same times, always give the same
+outputs with the same ids `<pid>.<incarnation>.<n>`; a host may suppress those that were published before. What the body
+asks of its host (steps to run, timers to arm) stands in `steps` and `timers` until its outcome comes back as an input;
+the first one counts.
+
+The first of done, fail, timeout, cancel and host_lost in inbox order decides how the process ends. It ends when its
+body has returned, its other tasks were cancelled and have ended, the generators that it abandoned are closed, and its
+children, cancelled too, have ended; from the first of these on, its endpoints answer ProcessEnded.
 """
 
 from __future__ import annotations
@@ -18,7 +23,6 @@ from typing import Any
 
 import msgspec
 from msgspec import UNSET, Raw
-
 from regrow_protocol import ids
 from regrow_protocol import messages as m
 from regrow_protocol.messages import Failure, Op, Ref
@@ -26,20 +30,23 @@ from regrow_protocol.messages import Failure, Op, Ref
 from . import endpoints
 from .codec import NULL, from_raw, to_raw
 from .definition import ProcessType
+from .divergence import Diverged
 from .errors import (
     CallFailed,
     EventNotSeen,
     ExecutionFailed,
-    NondeterminismError,
+    InvalidArguments,
     ProcessEnded,
     ProcessGone,
     execution_failed,
     failure_of,
+    sendable_text,
 )
 from .forking import FORKED, Copying, severed_record
 from .handle import EventFeed, ProcessHandle
 from .loop import DeterministicLoop, DeterministicTimer
 from .operations import Child, Env, Output, Pending, Step, StepPolicy, source_line
+from .requests import Requests
 from .restart import RestartBody
 
 
@@ -83,12 +90,10 @@ class Process:
         self._recorded = 0.0
         self._restarting = False
         self._started_at = 0.0
-        self._client_windows: dict[str, set[int]] = {}
         self.start: m.Start | None = None
         self.incarnation = -1
         self._waiting_for_start: list[tuple[m.Input, int]] = []
-        self._marks: dict[str, int] = {}
-        self._early: dict[str, dict[int, tuple[m.Input, int]]] = {}
+        self._requests = Requests()
         self._reset()
 
     def _reset(self) -> None:
@@ -104,16 +109,19 @@ class Process:
         self._watchers: dict[Ref, None] = {}
         self._calls: dict[int, Pending] = {}
         self.children: dict[str, Child] = {}
-        self._child_of_op: dict[int, Child] = {}
+        self._open: dict[int, Child] = {}
+        self._uncancelled: dict[int, Child] = {}
+        self._fresh: dict[str, Output] = {}
         self._feeds: dict[str, EventFeed] = {}
         self._watch_ops: dict[int, str] = {}
         self._request_numbers: dict[str, int] = {}
         self.endpoints = endpoints.Endpoints(self)
         self._outcome: tuple[m.Status, Raw, Failure | None] | None = None
-        self._waiting: list[asyncio.Future[Any]] = []
+        self._waiting: dict[asyncio.Future[Any], None] = {}
         self._main: asyncio.Task[None] | None = None
         self._main_ended = False
-        self._closing = False
+        self.closing = False
+        self._lost_at = 0
         self.dropped_local.extend([*self.steps, *self.timers])
         self.steps.clear()
         self.timers.clear()
@@ -134,6 +142,8 @@ class Process:
         self.inputs_since_start += 1
         self.clock = max(self.clock, message.at if message.at is not None else time, message.clock or 0.0)
         self._recorded = message.at if message.at is not None else time
+        if self._fresh:
+            self._fresh.clear()
         self._take(message, seq)
         self._turn()
         if self.copying is not None:
@@ -144,59 +154,34 @@ class Process:
             self._on_start(message)
         elif self.start is None or (self.ended and self._restarting):
             self._waiting_for_start.append((message, seq))
-        elif isinstance(message, m.Request) and message.k:
-            self._in_order(message, seq)
+        elif not isinstance(message, m.Request):
+            _HANDLERS[type(message)](self, message)
+        elif self._lost_at:
+            self._waiting_for_start.append((message, seq))  # the next incarnation's
+        elif message.k:
+            for due in self._requests.due(message):
+                _HANDLERS[type(due)](self, due)
         else:
             _HANDLERS[type(message)](self, message)
 
-    def _in_order(self, message: m.Request, seq: int) -> None:
-        """Requests of one sender are taken in its order, each once."""
-        if message.by is None:
-            if self._seen_of_client(message):
-                return
-            _HANDLERS[type(message)](self, message)
-            return
-        sender = f"{message.by.pid}.{message.by.incarnation}"
-        mark = self._marks.get(sender, 0)
-        if message.k <= mark:
-            return
-        if message.k > mark + 1:
-            self._early.setdefault(sender, {})[message.k] = (message, seq)  # pyright: ignore[reportArgumentType]
-            return
-        _HANDLERS[type(message)](self, message)
-        self._marks[sender] = message.k
-        early = self._early.get(sender)
-        while early and (following := early.pop(self._marks[sender] + 1, None)) is not None:
-            self._marks[sender] += 1
-            _HANDLERS[type(following[0])](self, following[0])
-
-    def _seen_of_client(self, message: m.Request) -> bool:
-        """Clients' requests may overtake each other: a window of 4,096 numbers tells the repeats."""
-        client: str = getattr(message, "client", "")
-        top = self._marks.get(client, 0)
-        window = self._client_windows.setdefault(client, set())
-        if message.k in window or message.k <= top - 4096:
-            return True
-        window.add(message.k)
-        if message.k > top:
-            self._marks[client] = top = message.k
-        if len(window) > 8192:
-            self._client_windows[client] = {k for k in window if k > top - 4096}
-        return False
-
     def _turn(self) -> None:
         self._drain()
-        if self.start is None or self.ended:
+        if not self._main_ended or self.ended:
             return
-        if self._main_ended and not self._closing:
-            self._closing = True
-            for task in self.loop.tasks:
-                task.cancel()
+        if not self.closing:
+            self.closing = True
+            self._cancel_tasks()
             self._drain()
-        if self._closing:
-            self._cancel_children("its parent has ended")
-            if not self.loop.tasks and all(child.ended for child in self.children.values()):
-                self._finish()
+            self._close_endpoints()
+        while not self.loop.tasks and self.loop.close_generators():
+            self._drain()
+        self._cancel_children("its parent has ended")
+        if not self.loop.tasks and not self._open:
+            self._finish()
+
+    def _cancel_tasks(self) -> None:
+        for task in self.loop.tasks:
+            task.cancel()
 
     def _drain(self) -> None:
         while True:
@@ -208,13 +193,14 @@ class Process:
                 continue
             return
 
-    # Beginning and end --------------------------------------------------------------------------------------------------
+    # Beginning and end ------------------------------------------------------------------------------------------------
 
     def _on_start(self, start: m.Start) -> None:
         if start.incarnation <= self.incarnation:
             return
         if self.start is not None:
-            self.loop.close()
+            self.leave()
+            self.gone = False
             self._reset()
         self.start = start
         self.incarnation = start.incarnation
@@ -226,18 +212,19 @@ class Process:
         self.ended = False
         self._restarting = False
         self._started_at = self.clock
-        self._client_windows: dict[str, set[int]] = {}
+        self._requests.next_incarnation(start.carry.marks if start.carry is not None else {})
         if start.carry is not None:
             self._events_before = start.carry.events
             self._started_at = start.carry.started
             self._watchers = dict.fromkeys(start.carry.watchers)
-            self._marks.update(start.carry.marks)
         elif start.watch and start.parent is not None:
             self._watchers[start.parent] = None
         self._begin(start)
         held, self._waiting_for_start = self._waiting_for_start, []
         if held:
             self._drain()
+            if self._main_ended:
+                self._close_endpoints()
         for message, seq in held:
             if seq > start.since:
                 self._take(message, seq)
@@ -269,9 +256,9 @@ class Process:
             value = to_raw(result, f"The result of {type_.name}()")
         except asyncio.CancelledError:
             self.decide("cancelled", NULL, Failure("CancelledError", "cancelled", "cancelled"))
-        except (ProcessGone, GeneratorExit):
-            raise
-        except BaseException as error:  # noqa: BLE001 - whatever ends the body is the process's outcome
+        except BaseException as error:
+            if self.gone:
+                raise
             self.decide("failed", NULL, failure_of(error))
         else:
             self.decide("done", value, None)
@@ -295,34 +282,38 @@ class Process:
             self.restart.cancel()
 
     def _cancel_children(self, reason: str) -> None:
-        for child in self.children.values():
-            if not child.ended and not child.cancelled:
-                self.cancel(child.pid, reason)
+        for child in list(self._uncancelled.values()):
+            self.cancel(child.pid, reason)
 
     def decide(self, status: m.Status, value: Raw, failure: Failure | None) -> None:
         """Fix the outcome; the first decision counts."""
         if self._outcome is not None:
             return
         self._outcome = (status, value, failure)
-        waiting, self._waiting = self._waiting, []
-        for future in waiting:
+        for future in list(self._waiting):
             self._settle_wait(future)
 
     def _settle_wait(self, future: asyncio.Future[Any]) -> None:
         if future.done() or self._outcome is None:
             return
         status, value, failure = self._outcome
-        if status == "done":
-            future.set_result(from_raw(value, self.type.signature.result if self.type else Any))
-        elif failure is not None:
+        if status != "done":
+            assert failure is not None
             future.set_exception(execution_failed(failure, self.pid))
+            future.exception()  # the body may be cancelled before it hears of it
+            return
+        assert self.type is not None
+        try:
+            future.set_result(from_raw(value, self.type.signature.result))
+        except Exception as error:  # noqa: BLE001 - `__post_init__` of the program's classes may raise anything
+            what = f"The result given to done() does not fit the annotation of {self.type.name}()"
+            future.set_exception(InvalidArguments(f"{what}: {failure_of(error).message}"))
 
     def _finish(self) -> None:
         assert self._outcome is not None
         assert self.start is not None
         status, value, failure = self._outcome
-        self.endpoints.close(ProcessEnded(f"The process {self.pid} has ended", hint="start a new one"))
-        if self._restarting_wanted():
+        if self._lost_at:
             self._start_again()
             return
         data = value if status == "done" else to_raw(_failure_data(failure)) if status == "failed" else NULL
@@ -344,8 +335,12 @@ class Process:
         self._drop_local()
         self.loop.close()
 
-    def _restarting_wanted(self) -> bool:
-        return self.restart is not None and self.restart.wants_restart
+    def _close_endpoints(self) -> None:
+        if self._lost_at:
+            text = f"The process {self.pid} lost its host during the call and is started again"
+            self.endpoints.close(ProcessEnded(text, hint="call again, if what it does may be done twice"))
+        else:
+            self.endpoints.close(ProcessEnded(f"The process {self.pid} has ended", hint="start a new one"))
 
     def _start_again(self) -> None:
         """Write the next incarnation's start into the own inbox."""
@@ -357,14 +352,14 @@ class Process:
             events=self._events_before + len(self.events),
             started=self._started_at,
             watchers=list(self._watchers),
-            marks=dict(self._marks),
+            marks=dict(self._requests.marks),
         )
         self.send(
             self.pid,
             m.Start(
-                type=start.type, args=start.args, build=start.build, incarnation=self.incarnation + 1, since=self.applied,
-                parent=start.parent, root=start.root, op=start.op, name=start.name, program=start.program,
-                restarts=start.restarts + 1, carry=carry,
+                type=start.type, args=start.args, build=self.build, incarnation=self.incarnation + 1,
+                since=self._lost_at, parent=start.parent, root=start.root, op=start.op, name=start.name,
+                program=start.program, restarts=start.restarts + 1, carry=carry,
             ),
         )  # fmt: skip
         self._drop_local()
@@ -443,8 +438,8 @@ class Process:
         return k
 
     def announce(
-        self, type_: str, data: Raw, *, source: str | None = None, meta: m.ProcessMeta | None = None, final: bool = False,
-        n: int = 0,
+        self, type_: str, data: Raw, *, source: str | None = None, meta: m.ProcessMeta | None = None,
+        final: bool = False, n: int = 0,
     ) -> None:  # fmt: skip
         """Publish an event and forward it to those who watch."""
         record = m.EventRecord(
@@ -474,10 +469,10 @@ class Process:
 
     @property
     def lead(self) -> float | None:
-        """The clock, where it is ahead of the time of the input: those who hear from this process must not be behind it."""
+        """The clock, where it is ahead of the input's time: who hears from this process must not be behind it."""
         return self.clock if self.clock > self._recorded else None
 
-    # Echoes ---------------------------------------------------------------------------------------------------------------
+    # Echoes -----------------------------------------------------------------------------------------------------------
 
     def _fits(self, incarnation: int, op: Op, what: str) -> bool:
         if incarnation != self.incarnation:
@@ -511,10 +506,11 @@ class Process:
     def _on_child(self, message: m.Child) -> None:
         if not self._fits(message.incarnation, message.op, "child's end"):
             return
-        child = self._child_of_op.get(message.op.n)
-        if child is not None and not child.ended:
+        child = self._open.pop(message.op.n, None)
+        if child is not None:
+            self._uncancelled.pop(message.op.n, None)
             child.end(message)
-            if child.feed_wanted is False:
+            if not child.feed_wanted:
                 self.children.pop(child.pid, None)
 
     def _on_event(self, message: m.Event) -> None:
@@ -538,6 +534,8 @@ class Process:
             return
         self.decide("cancelled", NULL, Failure("CancelledError", message.reason or "cancelled", "cancelled"))
         self._stop_body(message.reason or "its parent was cancelled")
+        if self.closing:
+            self._cancel_tasks()
 
     def _on_signal(self, message: m.Signal) -> None:
         """Kept for `receive`."""
@@ -551,12 +549,14 @@ class Process:
     def _on_host_lost(self, message: m.HostLost) -> None:
         if message.incarnation == self.incarnation and self.restart is not None and not self.ended:
             self.restart.host_lost(message)
+            if self.restart.wants_restart:
+                self._lost_at = self.applied
 
     def _on_act(self, message: m.Act) -> None:
         if message.incarnation == self.incarnation and self.restart is not None and not self.ended:
             self.restart.act(message)
 
-    # The scope of a body: what the public API calls ---------------------------------------------------------------------
+    # The scope of a body: what the public API calls -------------------------------------------------------------------
 
     def timer_set(self, handle: DeterministicTimer) -> None:
         op = self.operation("timer", "", repr(handle.when()).encode())
@@ -584,13 +584,13 @@ class Process:
         assert self.start is not None
         child = Child(pid, op, pending)
         self.children[pid] = child
-        self._child_of_op[op.n] = child
+        self._open[op.n] = self._uncancelled[op.n] = child
         start = m.Start(
             type=type_name, args=raw, build=self.build, parent=Ref(self.pid, self.incarnation, op.n),
             root=self.start.root or self.pid, op=op,
         )  # fmt: skip
-        child.start = Output("inbox", pid, start, op.n)
-        self.outputs.append(child.start)
+        output = self._fresh[pid] = Output("inbox", pid, start, op.n)
+        self.outputs.append(output)
         return child
 
     async def run_child(self, type_: ProcessType[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -624,17 +624,16 @@ class Process:
     def watch(self, pid: str) -> EventFeed:
         feed = self._feeds.get(pid)
         if feed is None:
-            feed = EventFeed()
+            feed = EventFeed(self.clock)
             self.watch_into(pid, feed)
         return feed
 
     def watch_into(self, pid: str, feed: Any) -> None:
         """Have the events of `pid` forwarded, from the first, into `feed`."""
         self._feeds[pid] = feed
-        child = self.children.get(pid)
-        if child is not None and child.start is not None and child.start in self.outputs:
-            child.start.message = msgspec.structs.replace(child.start.message, watch=True)
-            self._watch_ops[child.op.n] = pid
+        if (start := self._fresh.get(pid)) is not None:
+            start.message = msgspec.structs.replace(start.message, watch=True)
+            self._watch_ops[self.children[pid].op.n] = pid
             return
         op = self.operation("watch", pid)
         if pid in self.severed:
@@ -649,16 +648,20 @@ class Process:
         self.start = msgspec.structs.replace(self.start, parent=None, op=None, root="", watch=False, by=None)
         self.seed = f"{self.pid}.{self.incarnation}"
         self._random = None
-        for known in (self._watchers, self._marks, self._early, self._client_windows, self._request_numbers):
-            known.clear()
+        self._watchers.clear()
+        self._requests.clear()
+        self._request_numbers.clear()
+        self._fresh.clear()
         self._waiting_for_start.clear()
         self.endpoints.disown()
-        self.severed = frozenset(pid for pid, child in self.children.items() if not child.ended)
+        self.severed = frozenset(child.pid for child in self._open.values())
+        self._open.clear()
+        self._uncancelled.clear()
         awaited = [step.pending for step in self.steps.values()]
         awaited += self._calls.values()
         for pid in sorted(self.severed):
             child = self.children[pid]
-            child.ended, child.status, child.start = True, "failed", None
+            child.ended, child.status = True, "failed"
             awaited.append(child.pending)
             if not child.feed_wanted:
                 del self.children[pid]
@@ -675,10 +678,8 @@ class Process:
 
     def cancel(self, pid: str, reason: str = "") -> None:
         child = self.children.get(pid)
-        if child is not None:
-            if child.ended or child.cancelled:
-                return
-            child.cancelled = True
+        if child is not None and self._uncancelled.pop(child.op.n, None) is None:
+            return
         op = self.operation("cancel", pid)
         self.send(pid, m.Cancel(reason=reason, by=Ref(self.pid, self.incarnation, op.n), k=self.request(pid)), op.n)
 
@@ -699,17 +700,19 @@ class Process:
         return feed.events[-1].type if feed and feed.ended and feed.events else "running"
 
     def emit(self, type_: str, data: Any, source: str | None = None) -> None:
-        raw = to_raw(data, f"The data of event {type_!r}")
-        self.emit_raw(type_, raw, source)
+        self.emit_raw(type_, to_raw(data, f"The data of event {type_!r}"), source)
 
     def emit_raw(self, type_: str, raw: Raw, source: str | None = None) -> None:
         op = self.operation("emit", type_, raw)
         self.announce(type_, raw, source=source, n=op.n)
 
     def bubble(self, pid: str, source: str | None) -> Callable[[], None]:
+        if pid == self.pid:
+            raise ValueError("a process cannot bubble its own events: each would come back as another")
+        source = sendable_text(source) if source is not None else None
+
         def forward(event: Any) -> None:
-            if not self.gone and not self.ended:
-                self.emit(event.type, event.data, event.source or source)
+            self.emit(event.type, event.data, event.source or source)
 
         return self.watch(pid).subscribe(forward)
 
@@ -724,9 +727,12 @@ class Process:
 
     async def wait(self) -> Any:
         future = self.loop.create_future()
-        self._waiting.append(future)
+        self._waiting[future] = None
         self._settle_wait(future)
-        return await future
+        try:
+            return await future
+        finally:
+            self._waiting.pop(future, None)
 
     async def step(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], policy: StepPolicy
@@ -748,33 +754,6 @@ class Process:
         if self._random is None:
             self._random = random.Random(self.seed)  # noqa: S311 - must be repeatable
         return self._random
-
-
-class Diverged(Exception):
-    """A recorded answer does not fit the operations of this fold."""
-
-    def __init__(self, recorded: Op, attempted: tuple[Op, str] | None, seq: int, what: str, made: int) -> None:
-        super().__init__(recorded, attempted, seq)
-        self.recorded = recorded
-        self.attempted = attempted
-        self.seq = seq
-        self.what = what
-        self.made = made
-
-    def explain(self, pid: str) -> NondeterminismError:
-        """The error for people: recorded against attempted."""
-        recorded = f"{self.recorded.kind} {self.recorded.name}".strip()
-        if self.attempted is not None:
-            op, line = self.attempted
-            now = f"the code now does {op.kind} {op.name}".rstrip() + f" ({line})"
-            if (op.kind, op.name) == (self.recorded.kind, self.recorded.name):
-                now += " with other arguments" if op.digest != self.recorded.digest else " after other operations"
-        else:
-            now = f"the code now makes only {self.made} operations up to there"
-        return NondeterminismError(
-            f"process {pid} diverged at input {self.seq} ({self.what}): recorded operation {self.recorded.n} was {recorded}; {now}",
-            hint="undo the change of the code, or guard it as docs/guides/determinism.md says; then `regrow resume PID`",
-        )
 
 
 def _failure_data(failure: Failure | None) -> dict[str, Any]:

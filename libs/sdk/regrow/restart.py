@@ -1,8 +1,9 @@
-"""`resume="restart"`: the body is an ordinary coroutine on the host's loop, so what it does is no function of the inbox.
+"""`resume="restart"`: the body is an ordinary coroutine on the host's loop, so what it does follows from no inbox.
 
-It is a client of its own process: each thing it asks for is recorded in the process's inbox as an `act`, and the fold does it.
-So the process stays a fold, and its events, children and answers survive the body. When the host dies, the next one records
-`host_lost`; the fold ends the incarnation, children first, and starts the next one.
+It is a client of its own process: each thing it asks for is recorded in the process's inbox as an `act`, and the fold
+does it. So the process stays a fold, and its events, children and answers survive the body. When the host dies, the
+next one records `host_lost`; the fold ends the incarnation, children first, and starts the next one. Calls that were
+being answered get ProcessEnded, for nobody knows how much of them was done; whatever comes later is for the next one.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
-
 from regrow_protocol import messages as m
 from regrow_protocol.messages import Failure
 

@@ -43,7 +43,7 @@ _server: NatsServer | None = None
 
 def nats_url() -> str:
     """The server that tests share; started at the first use."""
-    global _server  # noqa: PLW0603 - one per interpreter
+    global _server
     if url := os.environ.get("REGROW_TEST_NATS_URL"):
         return url
     if _server is None:
