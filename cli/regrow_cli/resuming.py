@@ -118,7 +118,7 @@ class Resuming:
         prepare(target, history)
         with view_for(quiet=quiet) as view:
             view.began(f"starting {target}")
-            session = await Session.open(target, app=history.app, url=url)
+            session = await Session.open(target, app=history.app, url=url, prints_to_stderr=True)
             try:
                 ready = session.host.ready
                 assert ready is not None

@@ -68,7 +68,7 @@ async def _run(chosen: Settings, target: str, type_: str, raw: bytes, name: str,
     url = await asyncio.to_thread(chosen.url)
     with view_for(quiet=quiet) as view:
         view.began(f"starting {target}")
-        session = await Session.open(target, app=app, url=url)
+        session = await Session.open(target, app=app, url=url, prints_to_stderr=True)
         try:
             process = await session.start(type_, raw, target, name=name)
             view.began(f"{type_} {process.pid} in app {process.app}")

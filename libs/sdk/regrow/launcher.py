@@ -32,6 +32,8 @@ MAX_DEATHS, WITHIN = 5, 30.0
 class HostProcess:
     """One host, started again when it dies.
 
+    What its program prints goes to this program's standard output, or with `prints_to_stderr` to its standard error.
+
     Attributes:
         ready: what the present one said of itself.
         deaths: how often it died.
@@ -47,11 +49,15 @@ class HostProcess:
         restart: bool = True,
         on_death: Callable[[int], None] | None = None,
         env: dict[str, str] | None = None,
+        prints_to_stderr: bool = False,
     ) -> None:
         self._argv: Sequence[str] = [
             sys.executable, "-m", "regrow.host", target, "--with-parent", *(["--app", app] if app else []),
         ]  # fmt: skip
         self._env = {**os.environ, **(env or {}), "REGROW_NATS_URL": url, "PYTHONHASHSEED": HASH_SEED}
+        self._prints_to_stderr = prints_to_stderr
+        if prints_to_stderr:
+            self._env["PYTHONUNBUFFERED"] = "1"
         self._bus = bus
         self._restart = restart
         self._on_death = on_death
@@ -81,6 +87,7 @@ class HostProcess:
                 "--ready-fd",
                 str(write),
                 stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE if self._prints_to_stderr else None,
                 stderr=asyncio.subprocess.PIPE,
                 env=self._env,
                 pass_fds=[write],
@@ -89,7 +96,7 @@ class HostProcess:
         finally:
             os.close(write)
         tail: list[str] = []
-        self._errors = asyncio.get_running_loop().create_task(_forward(self._process, tail))
+        self._errors = asyncio.get_running_loop().create_task(_forward_all(self._process, tail))
         try:
             async with asyncio.timeout(START_TIMEOUT):
                 line = await _read_line(read)
@@ -184,12 +191,17 @@ async def _read_line(descriptor: int) -> bytes:
         transport.close()
 
 
-async def _forward(process: asyncio.subprocess.Process, tail: list[str]) -> None:
-    """Its standard error to ours, keeping the last lines; errors of its start are for `start` to tell."""
+async def _forward_all(process: asyncio.subprocess.Process, tail: list[str]) -> None:
+    """Its standard error to ours, and its standard output where that is a pipe."""
     assert process.stderr is not None
-    started = False
+    printed = [_forward(process.stdout, [], started=True)] if process.stdout is not None else []
+    await asyncio.gather(_forward(process.stderr, tail), *printed)
+
+
+async def _forward(stream: asyncio.StreamReader, tail: list[str], *, started: bool = False) -> None:
+    """Lines to our standard error, keeping the last ones; errors before it has `started` are for `start` to tell."""
     rest = b""
-    while data := await process.stderr.read(1 << 16):
+    while data := await stream.read(1 << 16):
         *lines, rest = (rest + data).split(b"\n")
         if len(rest) > MAX_LINE:
             lines, rest = [*lines, rest], b""

@@ -76,12 +76,20 @@ class Session:
         self.host = host
 
     @classmethod
-    async def open(cls, target: str, *, app: str = "", url: str | None = None, data: str | None = None) -> Session:
+    async def open(
+        cls,
+        target: str,
+        *,
+        app: str = "",
+        url: str | None = None,
+        data: str | None = None,
+        prints_to_stderr: bool = False,
+    ) -> Session:
         """Connect and start a host for `target`."""
         url = url or await stack_url(data)
         bus = await Bus.connect(url, name="regrow-client")
         try:
-            host = HostProcess(target, url, app=app, bus=bus)
+            host = HostProcess(target, url, app=app, bus=bus, prints_to_stderr=prints_to_stderr)
             await host.start()
         except BaseException:
             await bus.close()

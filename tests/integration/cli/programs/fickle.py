@@ -1,0 +1,28 @@
+"""A body that is no function of its inbox: what it does depends on a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from regrow import agent_process, done, emit, expose, step, wait
+
+
+def one() -> int:
+    return 1
+
+
+def two() -> int:
+    return 2
+
+
+@agent_process
+async def main(flag: str) -> int:
+    """Another step when the file `flag` is there: nothing that would survive a replay."""
+    number = await step(two if Path(flag).exists() else one)
+    emit("ready", number)
+
+    @expose
+    async def finish() -> None:
+        done(number)
+
+    return await wait()
