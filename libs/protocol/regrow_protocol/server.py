@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import json
 import os
 import re
@@ -26,9 +25,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from queue import SimpleQueue
+from typing import IO, Any, Literal
 from urllib.parse import quote
 
 from .errors import RegrowError
@@ -37,6 +38,9 @@ from .staging import BatchStaging
 MIN_VERSION = (2, 14, 4)
 Durability = Literal["safe", "fast"]
 
+_spawns: SimpleQueue[Callable[[], None]] = SimpleQueue()
+_spawner: list[threading.Thread] = []
+_spawner_lock = threading.Lock()
 _kept: set[subprocess.Popen[bytes]] = set()  # detached ones: their Popen objects must not complain when collected
 
 
@@ -215,14 +219,8 @@ class NatsServer:
         try:
             config = self._write_config(ports_dir)
             with self.log_file.open("ab") as log:  # what the server cannot log itself, such as a wrong configuration
-                process = subprocess.Popen(  # noqa: S603 - the path is ours
-                    [binary, "-c", str(config)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                    preexec_fn=None if self._detached else _die_with_parent(),
-                )
+                command = [binary, "-c", str(config)]
+                process = _spawn(command if self._detached else _dying_with_us(command), log)
             self._process = process
             if self._detached:
                 _kept.add(process)
@@ -305,10 +303,47 @@ def _accepts(url: str) -> bool:
         return False
 
 
-def _die_with_parent() -> Callable[[], None] | None:
-    # The signal comes when the *thread* that started the child ends, so only the main thread may ask for it.
-    if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
-        return None
-    libc = ctypes.CDLL(None, use_errno=True)  # loaded before the fork: the child may not allocate much
-    pr_set_pdeathsig = 1
-    return lambda: libc.prctl(pr_set_pdeathsig, signal.SIGKILL) and None
+_DIE_WITH_PARENT = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+if os.getppid() == int(sys.argv[1]):  # else the parent has ended before the line above
+    os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
+def _dying_with_us(command: list[str]) -> list[str]:
+    """The command, run so that the kernel kills it when this program ends in whatever way (Linux)."""
+    if sys.platform != "linux":
+        return command
+    return [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, str(os.getpid()), *command]
+
+
+def _spawn(command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start a process from a thread that lives as long as this program.
+
+    The kernel's signal at the parent's death comes when the *thread* that started the child ends, and the caller's may
+    be one of a pool.
+    """
+    started: Future[subprocess.Popen[bytes]] = Future()
+
+    def start() -> None:
+        try:
+            process = subprocess.Popen(  # noqa: S603 - the path is ours
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        except BaseException as error:  # noqa: BLE001 - it is the caller's
+            started.set_exception(error)
+        else:
+            started.set_result(process)
+
+    with _spawner_lock:
+        if not _spawner or not _spawner[-1].is_alive():  # a fork of this program has no such thread
+            _spawner[:] = [threading.Thread(target=_serve_spawns, name="regrow-spawner", daemon=True)]
+            _spawner[0].start()
+    _spawns.put(start)
+    return started.result()
+
+
+def _serve_spawns() -> None:
+    while True:
+        _spawns.get()()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import socket
 import time
 from pathlib import Path
@@ -101,6 +102,17 @@ async def test_unreadable_credentials_are_named(nats_url: str, monkeypatch: pyte
     """A credentials file that is not there is `AccessDenied` with its name."""
     monkeypatch.setenv("REGROW_NATS_CREDS", "/nowhere/app.creds")
     with pytest.raises(AccessDenied, match=r"/nowhere/app\.creds"):
+        await Bus.connect(nats_url, name="test")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("nkeys") is not None, reason="the package nkeys is installed")
+async def test_credentials_that_need_a_package_name_it(
+    nats_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A seed without the package that signs with it is `AccessDenied` with what to install."""
+    (tmp_path / "seed").write_text("SUAOFTHETEST\n")
+    monkeypatch.setenv("REGROW_NATS_CREDS", str(tmp_path / "seed"))
+    with pytest.raises(AccessDenied, match="pip install nkeys"):
         await Bus.connect(nats_url, name="test")
 
 

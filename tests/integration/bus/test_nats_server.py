@@ -96,22 +96,40 @@ def test_a_missing_binary_is_said_with_a_hint(tmp_path: Path, monkeypatch: pytes
 
 
 CHILD = """
-import sys, time
+import sys, threading
 from regrow_protocol.server import NatsServer
-server = NatsServer.start(sys.argv[1], durability="fast", detached=sys.argv[2] == "detached")
-print(server.pid, flush=True)
+servers = []
+def start():
+    servers.append(NatsServer.start(sys.argv[1], durability="fast", detached=sys.argv[2] == "detached"))
+if sys.argv[2] == "thread":
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+else:
+    start()
+print(servers[0].pid, flush=True)
 if sys.argv[3] == "wait":
     sys.stdin.read()
 """
 
 
-@pytest.mark.parametrize(("mode", "ending"), [("attached", "exit"), ("attached", "kill"), ("detached", "exit")])
+@pytest.mark.parametrize(
+    ("mode", "ending"),
+    [
+        ("attached", "exit"),
+        ("attached", "kill"),
+        ("thread", "exit"),
+        ("thread", "kill"),
+        ("detached", "exit"),
+    ],
+)
 async def test_it_ends_with_its_parent_unless_detached(tmp_path: Path, mode: str, ending: str, until: Any) -> None:
-    """When its parent exits, or is killed, an attached server ends too; a detached one lives on."""
+    """When its parent exits or is killed a server ends too, whichever thread started it; a detached one lives."""
     argv = [sys.executable, "-c", CHILD, str(tmp_path), mode, "wait" if ending == "kill" else "go"]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
+        assert psutil.Process(pid).is_running()
         if ending == "kill":
             parent.kill()
         parent.wait(20)

@@ -266,8 +266,9 @@ async def test_a_disk_limit_is_reported_and_loses_nothing(connect: Any, tmp_path
         bus = await connect(server.url, on_problem=lambda _stream, error: problems.append(error))
         await streams.ensure_specs(bus, [streams.StreamSpec("FILL", ("fill.>",)), streams.StreamSpec("S", ("s.>",))])
         filled = Collected()
-        for k in range(8):
-            bus.publish_soon("FILL", "fill.a", bytes(900_000), f"f{k}", done=filled.expect(k))
+        fillers = [filled.expect(k) for k in range(8)]
+        for k, done in enumerate(fillers):
+            bus.publish_soon("FILL", "fill.a", bytes(900_000), f"f{k}", done=done)
         with pytest.raises(Unreachable):
             await bus.drain_publishers(0.5)
         got = Collected()
@@ -276,9 +277,8 @@ async def test_a_disk_limit_is_reported_and_loses_nothing(connect: Any, tmp_path
         with pytest.raises(Unreachable):
             await bus.drain_publishers(0.5)
         assert any(isinstance(error, StorageFull) for error in problems)
-        filler = bus._publisher("FILL")
-        for item in [*filler._flight, *filler._queue]:
-            filler.withdraw(item)
+        left = bus.backlog("FILL")
+        assert bus.withdraw(lambda done: done in fillers) == left > 0
         await bus.purge("FILL", "fill.>")
         await asyncio.wait_for(bus.drain_publishers(), 30)
         history = await bus.history("S", "s.a")
@@ -296,6 +296,27 @@ async def test_a_withdrawn_message_is_not_sent_later(private_server: NatsServer,
     await asyncio.to_thread(private_server.restart)
     await bus.publish(stream, subjects.inbox("a", 0, "p"), b"next", "m2")
     assert [message.data for message in await bus.history(stream, subjects.inbox("a", 0, "p"))] == [b"next"]
+
+
+async def test_what_is_withdrawn_is_silent_and_others_go_on(bus: Bus, stream: str, app: str) -> None:
+    """Of what waits behind a closed gate, the messages that `mine` accepts are dropped without a word."""
+    is_open = False
+    bus.gate(lambda: is_open)
+    mine, others = Collected(), Collected()
+    dones = [mine.expect(k) for k in range(10)]
+    for k in range(10):
+        bus.publish_soon(stream, subjects.inbox(app, 0, "mine"), b"", f"m{k}", done=dones[k])
+        bus.publish_soon(stream, subjects.inbox(app, 0, "others"), b"%d" % k, f"o{k}", done=others.expect(k))
+        bus.publish_soon(stream, subjects.inbox(app, 0, "others"), b"", f"n{k}")
+    assert bus.withdraw(lambda done: done in dones) == 10
+    assert bus.backlog(stream) == 20
+    is_open = True
+    bus.kick()
+    await bus.drain_publishers()
+    assert mine.outcomes == []
+    assert len(others.acks()) == 10
+    assert await bus.last(stream, subjects.inbox(app, 0, "mine")) is None
+    assert await bus.last_seq(stream) == 20
 
 
 async def test_a_message_without_a_stream_waits_for_it(bus: Bus, app: str, until: Any) -> None:

@@ -196,6 +196,21 @@ class Bus:
             if withdraw:
                 publisher.withdraw(item)
 
+    def withdraw(self, mine: Callable[[Done], bool]) -> int:
+        """Send no more of the messages whose `done` the function `mine` accepts; how many that were.
+
+        Their `done` is not called. What is in flight may have been stored already.
+        """
+        found = [
+            (publisher, item)
+            for publisher in self._publishers.values()
+            for item in publisher.waiting()
+            if item.done is not None and mine(item.done)
+        ]
+        for publisher, item in found:
+            publisher.withdraw(item)
+        return len(found)
+
     async def drain_publishers(self, timeout: float = 30.0) -> None:
         """Wait until all that waits now is acknowledged; `Unreachable` after `timeout` seconds."""
         try:

@@ -5,9 +5,8 @@ with `fast` (0.02 ms). A batch takes a fixed time and little for each message; t
 server stages batches in memory (`staging`), 3 to 6 ms where it does not. So batches pay from 5 messages with `safe` on
 the embedded server, from 15 or 20 on another one, and hardly ever with `fast`. (docs/benchmarks.md has the curves.)
 
-All of it is learnt from the flushes themselves: each cost is a low quantile of its last samples, so a hiccup of the
-machine counts for nothing, and a lasting change for all within a few flushes. What is not preferred is tried now and
-then, ever more rarely.
+All of it is learnt from the flushes themselves: each cost is the least of its last samples, since what else a machine
+and this program do meanwhile only ever adds to it. What is not preferred is tried now and then, ever more rarely.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from collections import deque
 
 ONE, MORE, BATCH = 0.000_2, 0.000_19, 0.000_9
 """Seconds: of one single, of each further one, of a batch without its messages; where learning starts."""
-BATCHED = 0.000_017
+BATCHED = 0.000_012
 """Seconds per message inside a batch."""
 LEAST = 0.000_002
-SAMPLES = 8
+SAMPLES = 16
 """So many of the last samples count."""
 SAMPLE = 4
 """A flush of fewer messages says nothing about the cost of further ones."""
@@ -30,7 +29,7 @@ RARELY = 256
 
 
 class _Cost:
-    """The lower quartile of the last samples."""
+    """The least of the last samples."""
 
     def __init__(self, guess: float) -> None:
         self._samples: deque[float] = deque([guess], SAMPLES)
@@ -38,7 +37,7 @@ class _Cost:
 
     def saw(self, seconds: float) -> None:
         self._samples.append(seconds)
-        self.value = sorted(self._samples)[len(self._samples) // 4]
+        self.value = min(self._samples)
 
 
 class Pace:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ from ..errors import PublishRejected, RegrowError, Unreachable, WrongRevision
 from . import direct
 from .item import Done, Item
 from .pace import Pace
-from .verdicts import for_good, for_now, read_answer
+from .verdicts import STORE_FULL, for_good, for_now, read_answer
 from .wire import PubAck, check_subject, header_lines, hpub
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Publisher:
         self._careful = False  # one message at a time, to the end of this flight
         self._armed = False
         self._sent_at = 0.0
+        self._began = 0.0  # as `_sent_at`, but exact: the loop's own clock may stand still while it works
         self._patience = ATTEMPT
         self._pause = PAUSE
         self._timer: asyncio.TimerHandle | None = None
@@ -95,6 +97,10 @@ class Publisher:
         self._arm()
         return item
 
+    def waiting(self) -> list[Item]:
+        """What is neither acknowledged nor failed, in order."""
+        return [item for item in [*self._flight, *self._queue] if not item.settled]
+
     def withdraw(self, item: Item) -> None:
         """Send a message no more. It may have been stored already, if it was in flight."""
         if not item.settled:
@@ -110,7 +116,7 @@ class Publisher:
 
     async def drained(self) -> None:
         """Wait until all that is waiting now is settled."""
-        for item in [*self._flight, *self._queue]:
+        for item in self.waiting():
             while not item.settled:
                 await self._change()
 
@@ -157,9 +163,8 @@ class Publisher:
         self._stop_timer()
         for task in self._finding:
             task.cancel()
-        for item in [*self._flight, *self._queue]:
-            if not item.settled:
-                self._settle(item, Unreachable("The bus was closed before this message was acknowledged"))
+        for item in self.waiting():
+            self._settle(item, Unreachable("The bus was closed before this message was acknowledged"))
         self._flight = []
         self._queue.clear()
         self._changed()
@@ -218,6 +223,7 @@ class Publisher:
         waiting = [item for item in self._flight if not item.settled]
         self._sent = True
         self._sent_at = self._loop.time()
+        self._began = time.perf_counter()
         self._attempts += 1
         self._batch_reply = ""
         if self._careful:
@@ -298,7 +304,7 @@ class Publisher:
             self._settle(item, PubAck(ack.seq, ack.duplicate))
             self._link.answered()
             if not self._open and self._attempts == 1 and not self._careful:
-                self.pace.took(len(self._flight), self._loop.time() - self._sent_at, batch=False)
+                self.pace.took(len(self._flight), time.perf_counter() - self._began, batch=False)
             self._advance()
             return
         failure = for_good(item.subject, ack.error)
@@ -331,18 +337,19 @@ class Publisher:
         if ack.error is None:
             self._link.answered()
             if self._attempts == 1:
-                self.pace.took(len(items), self._loop.time() - self._sent_at, batch=True)
+                self.pace.took(len(items), time.perf_counter() - self._began, batch=True)
             first = ack.seq - len(items) + 1
             for offset, item in enumerate(items):
                 if not item.settled:
                     self._settle(item, PubAck(first + offset, ack.duplicate))
             self._advance()
         elif reply == self._batch_reply:  # else an earlier attempt, which was sent again since
-            if ack.error.code >= 500:
+            if for_good("", ack.error) is None:
                 self._link.problem(self.stream, for_now(self.stream, ack.error))
+            if ack.error.code == 503 and ack.error.err_code not in STORE_FULL:
                 self._repeat_later()
             else:
-                self._be_careful()
+                self._be_careful()  # in a full store too: what still fits is stored
 
     def _settle(self, item: Item, outcome: PubAck | BaseException | None) -> None:
         item.settled = True
