@@ -132,15 +132,25 @@ class Stack:
     async def close(self) -> None:
         """End everything."""
         await asyncio.gather(*(host.stop() for host in self.hosts))
-        if self._supervisor is not None and self._supervisor.returncode is None:
-            self._supervisor.send_signal(signal.SIGTERM)
-            try:
-                async with asyncio.timeout(10):
-                    await self._supervisor.wait()
-            except TimeoutError:
-                self._supervisor.kill()
-                await self._supervisor.wait()
+        await self._end_supervisor()
         await self.client.close()
+
+    async def halt(self) -> None:
+        """End the supervisor and the server, so that its store can be copied."""
+        await self._end_supervisor()
+        await asyncio.to_thread(self.server.stop)
+
+    async def _end_supervisor(self) -> None:
+        process, self._supervisor = self._supervisor, None
+        if process is None or process.returncode is not None:
+            return
+        process.send_signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(10):
+                await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
 
     # Hosts ------------------------------------------------------------------------------------------------------------
 
@@ -174,8 +184,18 @@ class Stack:
             found[int(entry.key.rsplit(".", 1)[1])] = m.decode(entry.value, m.Ownership).host
         return found
 
+    async def listed(self, timeout: float = DEADLINE) -> None:
+        """Wait until the supervisor has made its list of processes from all events."""
+
+        async def so() -> bool:
+            body = await self.bus.request(f"$JS.API.CONSUMER.INFO.{streams.EVENTS}.supervisor-projection")
+            found = msgspec.json.decode(body, type=_Consumer)
+            return not found.num_pending and not found.num_ack_pending
+
+        await until(so, "the supervisor's list is made", timeout)
+
     async def at_rest(self) -> None:
-        """Wait until the cursors say that all inputs are applied and their outputs acknowledged."""
+        """Wait until the cursors say that all inputs are applied and their outputs acknowledged, and all is listed."""
         kv = self.bus.kv("regrow_cursors")
 
         async def so(part: int) -> bool:
@@ -190,6 +210,7 @@ class Stack:
             return all(await asyncio.gather(*(so(part) for part in range(16))))
 
         await until(all_so, "all inputs are applied")
+        await self.listed()
 
     # Processes --------------------------------------------------------------------------------------------------------
 
@@ -246,10 +267,20 @@ class _Info(msgspec.Struct):
     state: _State
 
 
+class _Consumer(msgspec.Struct):
+    num_pending: int
+    num_ack_pending: int
+
+
 async def stream_size(bus: Bus, name: str) -> tuple[int, int]:
     """(messages, bytes) of a stream as the server counts them."""
     info = msgspec.json.decode(await bus.request(f"$JS.API.STREAM.INFO.{name}"), type=_Info)
     return info.state.messages, info.state.bytes
+
+
+def copy_store(source: Path, target: Path) -> None:
+    """Copy the store of a server that does not run; what it keeps of batches under way is not for others."""
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("batches", "ports-*"))
 
 
 @contextlib.contextmanager
@@ -268,7 +299,7 @@ async def running(durability: Durability, *, hosts: int = 1, store: Path | None 
     with temporary_folder() as folder:
         data = folder / "nats"
         if store is not None:
-            shutil.copytree(store, data)
+            copy_store(store, data)
         server = NatsServer.start(data, durability=durability)
         try:
             async with await Bus.connect(server.url, name="benchmark") as bus:

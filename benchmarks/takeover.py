@@ -17,14 +17,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from figures import Figure, of_rounds
-from harness import APP, Stack, running
+from harness import APP, Stack, copy_store, running
 from regrow.client import RemoteProcess
 from regrow.codec import to_raw
 from regrow.launcher import HostProcess
 from regrow_protocol import ids, streams, subjects
 from regrow_protocol import messages as m
 from regrow_protocol.bus import Bus
-from regrow_protocol.server import Durability, NatsServer
+from regrow_protocol.server import Durability
 
 PROCESSES = 1000
 EARLIER, EARLIER_INPUTS, EARLIER_EVENTS = 50_000, 8, 2
@@ -79,17 +79,17 @@ async def _answer(process: RemoteProcess) -> float:
 
 
 async def earlier_messages(folder: Path, processes: int = EARLIER) -> Path:
-    """A store that holds the inboxes and events of processes of the past; built in `fast`, the files are the same."""
+    """A store that holds the inboxes and events of processes of the past, listed by the supervisor.
+
+    Built in `fast`: the files are the same.
+    """
     store = folder / "earlier"
-    server = NatsServer.start(store, durability="fast")
-    try:
-        async with await Bus.connect(server.url, name="benchmark") as bus:
-            await streams.ensure(bus)
-            stream = await streams.ensure_app(bus, APP)
-            await _fill(bus, stream, processes)
-            await bus.drain_publishers(60)
-    finally:
-        server.stop()
+    async with running("fast", hosts=0) as stack:
+        await _fill(stack.bus, stack.stream, processes)
+        await stack.bus.drain_publishers(60)
+        await stack.listed(120)
+        await stack.halt()
+        copy_store(stack.server.store_dir, store)
     return store
 
 
@@ -122,8 +122,9 @@ def _write(bus: Bus, stream: str, pid: str, n: int) -> None:
     """Its nth message: a start, results of steps, two events."""
     if n in (1, EARLIER_INPUTS + EARLIER_EVENTS - 1):
         type_ = "started" if n == 1 else "done"
-        event = m.EventRecord(pid, 0, n, 1 if n == 1 else 2, type_, time.time(), final=n != 1)
-        bus.publish_soon(streams.EVENTS, subjects.event(APP, pid, type_), m.encode(event), f"{pid}.0.{n}")
+        meta = m.ProcessMeta("steps", "earlier", started=time.time())
+        event = m.EventRecord(pid, 0, n, 1 if n == 1 else 2, type_, time.time(), final=n != 1, meta=meta)
+        _publish(bus, streams.EVENTS, subjects.event(APP, pid, type_), m.encode(event), f"{pid}.0.{n}")
         return
     if n == 0:
         message: m.Message = m.Start(type="steps", args=to_raw({"n": EARLIER_INPUTS - 1}), build="earlier")
@@ -131,4 +132,9 @@ def _write(bus: Bus, stream: str, pid: str, n: int) -> None:
         op = m.Op(n, "step", "add", "d0c5a11ff3a2b7e4", "4be1c3f0a9d87e26")
         message = m.Result(incarnation=0, op=op, value=to_raw(n))
     subject = subjects.inbox(APP, ids.partition_of(pid, 16), pid)
-    bus.publish_soon(stream, subject, m.encode(message), f"{pid}.0.{n}.r")
+    _publish(bus, stream, subject, m.encode(message), f"{pid}.0.{n}.r")
+
+
+def _publish(bus: Bus, stream: str, subject: str, payload: bytes, msg_id: str) -> None:
+    """As if long ago: an id of the last two minutes is one that the server, started again, reads into its memory."""
+    bus.publish_soon(stream, subject, payload, msg_id, headers={"Nats-Msg-Id": ""})
