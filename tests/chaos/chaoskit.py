@@ -1,4 +1,4 @@
-"""A stack that may be broken: its own NATS server, a supervisor and hosts as programs; and what its streams say afterwards."""
+"""A stack that may be broken: NATS server, supervisor and hosts as programs; and what its streams say afterwards."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from regrow_protocol.subjects import pid_of, token
 PROGRAMS = Path(__file__).with_name("programs.py")
 LONG = os.environ.get("REGROW_CHAOS") == "long"
 TTL = 1.0
+PARTITIONS = 16
 
 
 async def until(condition: Callable[[], Awaitable[Any]], what: str, timeout: float = 60.0, every: float = 0.02) -> Any:
@@ -105,7 +106,7 @@ class Stack:
         """Name of its inbox stream."""
         return streams.inbox_stream(self.app)
 
-    # Programs -----------------------------------------------------------------------------------------------------------
+    # Programs --------------------------------------------------------------------------------------------------------
 
     async def supervise(self, **env: str) -> asyncio.subprocess.Process:
         """A supervisor."""
@@ -165,7 +166,7 @@ class Stack:
         await asyncio.sleep(seconds)  # how long the outage lasts is what the test is about
         await asyncio.to_thread(self.server.restart)
 
-    # Processes ----------------------------------------------------------------------------------------------------------
+    # Processes -------------------------------------------------------------------------------------------------------
 
     async def start(self, type_: str, **args: Any) -> RemoteProcess:
         """Start a root on the last host's build."""
@@ -180,7 +181,25 @@ class Stack:
 
         return await until(reached, what, timeout)
 
-    # What is stored -----------------------------------------------------------------------------------------------------
+    # Ownership -------------------------------------------------------------------------------------------------------
+
+    async def shrink_windows(self, seconds: float) -> None:
+        """From now on the streams recognise ids for so long only; a host that starts sets it back."""
+        await streams.ensure_app(self.bus, self.app, duplicate_window=seconds)
+        events = streams.StreamSpec(streams.EVENTS, ("regrow.event.>",), duplicate_window=seconds)
+        await streams.ensure_specs(self.bus, [events])
+
+    async def give(self, host: HostProcess) -> None:
+        """Without a supervisor: make this host the owner of every partition."""
+        assert host.ready is not None
+        bucket = self.bus.kv("regrow_partitions")
+        owners = await self.owners()
+        for part in range(PARTITIONS):
+            epoch = owners[part].epoch + 1 if part in owners else 1
+            owner = m.Ownership(host.ready.host, epoch)
+            await bucket.put(f"own.{token(self.app)}.{self.build}.{part}", m.encode(owner))
+
+    # What is stored --------------------------------------------------------------------------------------------------
 
     async def log(self) -> Log:
         """All that the streams hold of this app."""
