@@ -185,7 +185,10 @@ def random() -> float:
 
 
 def is_replaying() -> bool:
-    """Whether this turn repeats what was done before."""
+    """Whether this turn repeats what was done before: for what is said to people only, as logs are.
+
+    What a body does must not depend on it, or the replay diverges.
+    """
     return bool(scope.current().replaying)
 
 

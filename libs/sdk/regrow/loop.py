@@ -87,6 +87,7 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         self._named = 0
         self._tasks: dict[asyncio.Task[Any], None] = {}
         self._generators: dict[int, AsyncGenerator[Any, Any]] = {}
+        self._stubborn: list[AsyncGenerator[Any, Any]] = []
         self._sweep_at = 64
         self._forget_at = 16
         self._closed = False
@@ -150,13 +151,14 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
                 coro = task.get_coro()
                 if coro is not None:
                     _close(coro)
-            for generator in reversed(list(self._generators.values())):
+            for generator in reversed([*self._stubborn, *self._generators.values()]):
                 _close_generator(generator)
         finally:
             events._set_running_loop(before)
             sys.set_asyncgen_hooks(*hooks)
             self._tasks.clear()
             self._generators.clear()
+            self._stubborn.clear()
             self._ready.clear()
 
     def _generator_begins(self, generator: AsyncGenerator[Any, Any]) -> None:
@@ -272,6 +274,8 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         except Exception as error:  # noqa: BLE001 - as asyncio does when a loop ends
             context = {"message": f"closing {generator!r}", "exception": error, "asyncgen": generator}
             self.call_exception_handler(context)
+        if _open(generator):
+            self._stubborn.append(generator)
 
     async def shutdown_asyncgens(self) -> None:
         """Done when the process ends."""
@@ -305,7 +309,7 @@ def _close(coro: Any) -> None:
         except BaseException as error:  # noqa: BLE001 - whatever a dying body raises concerns nobody
             log.debug("closing a parked body: %r", error)
         return
-    log.warning("a parked body keeps awaiting in its finally blocks: %r", coro)
+    _give_up(coro)
 
 
 def _close_generator(generator: AsyncGenerator[Any, Any]) -> None:
@@ -313,11 +317,22 @@ def _close_generator(generator: AsyncGenerator[Any, Any]) -> None:
         try:
             generator.aclose().send(None)  # pyright: ignore[reportAttributeAccessIssue]
         except (StopIteration, StopAsyncIteration):
-            return
+            break
         except BaseException as error:  # noqa: BLE001 - as above
             if "ignored GeneratorExit" not in str(error) and "already running" not in str(error):
                 log.debug("closing a parked generator: %r", error)
-                return
+                break
+    if _open(generator):
+        _give_up(generator)
+
+
+_endless: list[Any] = []
+
+
+def _give_up(what: Any) -> None:
+    """Keep it for ever: the end of what is collected as garbage would run in some other process's turn."""
+    log.warning("a body keeps awaiting in its finally blocks, and stays in memory: %r", what)
+    _endless.append(what)
 
 
 def _refusal(name: str) -> Callable[..., Any]:

@@ -199,8 +199,7 @@ class Process:
         if start.incarnation <= self.incarnation:
             return
         if self.start is not None:
-            self.leave()
-            self.gone = False
+            self._close_loop()
             self._reset()
         self.start = start
         self.incarnation = start.incarnation
@@ -333,7 +332,7 @@ class Process:
             )
         self.ended = True
         self._drop_local()
-        self.loop.close()
+        self._close_loop()
 
     def _close_endpoints(self) -> None:
         if self._lost_at:
@@ -363,7 +362,7 @@ class Process:
             ),
         )  # fmt: skip
         self._drop_local()
-        self.loop.close()
+        self._close_loop()
 
     def _drop_local(self) -> None:
         self.dropped_local.extend([*self.steps, *self.timers])
@@ -402,9 +401,15 @@ class Process:
         return not self.steps and self.loop.idle and not running
 
     def leave(self) -> None:
-        """Leave memory: the coroutines end under a marker that refuses every operation."""
+        """Leave memory."""
+        self._close_loop()
         self.gone = True
+
+    def _close_loop(self) -> None:
+        """End what the body left behind, under a marker that refuses every operation."""
+        self.gone, gone = True, self.gone
         self.loop.close()
+        self.gone = gone
 
     # Operations and outputs -------------------------------------------------------------------------------------------
 

@@ -1,5 +1,5 @@
-"""Where a call of the public API comes from: the body of a process on its deterministic loop, a `restart` body on the host's
-loop, or a client outside all processes."""
+"""Where a call of the public API comes from: the body of a process on its deterministic loop, a `restart` body on the
+host's loop, or a client outside all processes."""
 
 from __future__ import annotations
 
