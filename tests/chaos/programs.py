@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import signal
+import time
 import uuid
+from pathlib import Path
 
-from regrow import agent_process, emit, spawn, step
+from regrow import agent_process, done, emit, expose, spawn, step, wait
 
 if limit := os.environ.get("CHAOS_MEMORY"):  # bytes of address space that this host may have
     resource.setrlimit(resource.RLIMIT_AS, (int(limit), int(limit)))
@@ -35,3 +38,66 @@ async def crowd(children: int, steps: int, seconds: float) -> dict[str, list[str
     """Several workers at once: by pid, what they returned."""
     handles = [spawn(worker, steps, seconds) for _ in range(children)]
     return {handle.pid: await handle for handle in handles}
+
+
+async def serve() -> None:
+    """Answer `ping` until `finish` is called."""
+
+    @expose
+    async def ping(text: str = "") -> str:
+        return text
+
+    @expose
+    async def finish(result: str) -> None:
+        done(result)
+
+
+@agent_process
+async def neighbour() -> str:
+    """Answers, beside a process that does not behave."""
+    await serve()
+    return await wait()
+
+
+@agent_process
+async def hangs(after: int) -> None:
+    """Computes for ever, after some steps."""
+    for i in range(after):
+        await step(effect, i, 0.0)
+    while True:
+        pass
+
+
+@agent_process
+async def blocks(after: int) -> None:
+    """Calls something that does not return for a minute."""
+    for i in range(after):
+        await step(effect, i, 0.0)
+    time.sleep(60)
+
+
+@agent_process
+async def kills_its_host(after: int) -> None:
+    """Takes its host down."""
+    for i in range(after):
+        await step(effect, i, 0.0)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@agent_process
+async def exhausts_memory(after: int) -> None:
+    """Allocates without bound."""
+    for i in range(after):
+        await step(effect, i, 0.0)
+    taken: list[bytes] = []
+    while True:
+        taken.append(bytes(1 << 20))
+
+
+@agent_process
+async def diverges(file: str) -> str:
+    """Depends on the content of a file."""
+    await step(effect, 0, 0.0, name=Path(file).read_text())
+    await serve()
+    emit("waiting")
+    return await wait()
