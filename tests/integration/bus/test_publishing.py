@@ -184,6 +184,25 @@ async def test_compare_and_set_works_through_the_publisher(bus: Bus, stream: str
     assert [message.data for message in await bus.history(stream, subjects.inbox(app, 0, "cas"))] == [b"x", b"2"]
 
 
+@pytest.mark.parametrize("grouping", ["singles", "batch"])
+async def test_a_repeat_is_no_conflict_with_itself(bus: Bus, stream: str, app: str, grouping: str) -> None:
+    """A message that must be its subject's first, sent again under its id, is a duplicate; another one is refused."""
+    if grouping == "batch":
+        batching(bus, stream)
+    first = {"Nats-Expected-Last-Subject-Sequence": "0"}
+    subject = subjects.inbox(app, 0, "p")
+    stored = await bus.publish(stream, subject, b"start", "m0", headers=first)
+    got = Collected()
+    for k, msg_id in enumerate(["m0", "other", "m0"]):
+        bus.publish_soon(stream, subject, b"start", msg_id, headers=first, done=got.expect(k))
+        bus.publish_soon(stream, subjects.inbox(app, 0, f"q{k}"), b"", f"q{k}", headers=first, done=got.expect(f"q{k}"))
+    await bus.drain_publishers()
+    assert list(got.errors()) == [1]
+    assert isinstance(got.errors()[1], WrongRevision)
+    assert got.acks()[0] == got.acks()[2] == PubAck(stored.seq, duplicate=True)
+    assert len(await bus.history(stream, subject)) == 1
+
+
 async def test_callbacks_are_called_outside_tasks_and_may_fail(bus: Bus, stream: str, app: str) -> None:
     """`done` runs in a plain callback of the loop; one that raises is logged and disturbs nobody."""
     tasks: list[Any] = []

@@ -21,7 +21,6 @@ class Item:
         head: its header lines.
         flying: it belongs to the flush in flight.
         settled: it was acknowledged, it failed, or it was withdrawn.
-        sends: how often it was sent.
         answers: reply subjects on which its acknowledgement is awaited, one for each attempt.
     """
 
@@ -33,7 +32,6 @@ class Item:
         "msg_id",
         "payload",
         "publisher",
-        "sends",
         "settled",
         "size",
         "subject",
@@ -51,7 +49,6 @@ class Item:
         self.size = len(payload) + len(head) + len(subject)
         self.flying = False
         self.settled = False
-        self.sends = 0
         self.answers: list[str] = []
 
     def answered(self, _subject: bytes, _reply: bytes, headers: bytes | None, data: bytes) -> None:

@@ -238,7 +238,6 @@ class Publisher:
         for item in items:
             reply = self._connection.expect(item.answered)
             item.answers.append(reply)
-            item.sends += 1
             out.append(hpub(item.subject, reply, item.head, item.payload))
         self._connection.send(b"".join(out))
 
@@ -249,7 +248,6 @@ class Publisher:
         self._batch_replies.append(reply)
         out: list[bytes] = []
         for number, item in enumerate(items, 1):
-            item.sends += 1
             head = b"%bNats-Batch-Id: %b\r\nNats-Batch-Sequence: %d\r\n" % (item.head, batch, number)
             if number < len(items):
                 out.append(hpub(item.subject, "", head, item.payload))
@@ -308,8 +306,8 @@ class Publisher:
             self._advance()
             return
         failure = for_good(item.subject, ack.error)
-        if isinstance(failure, WrongRevision) and item.sends > 1:
-            # the server compares before it looks at the id, so this may be the item's own first attempt
+        if isinstance(failure, WrongRevision):
+            # the server compares before it looks at the id: what is in the way may be this message itself, sent before
             task = self._loop.create_task(self._own_or(item, failure))
             self._finding.add(task)
             task.add_done_callback(self._finding.discard)
