@@ -26,8 +26,8 @@ _REFUSED = {
 _installed = False
 
 
-def _hook(event: str, _args: tuple[Any, ...]) -> None:
-    what = _REFUSED.get(event)
+def _hook(event: str, _args: tuple[Any, ...], refused: dict[str, str] = _REFUSED) -> None:
+    what = refused.get(event)  # an argument, for at the end of the interpreter a module's names are None
     if what is not None and isinstance(events._get_running_loop(), DeterministicLoop):
         raise NotAllowedInBody(
             f"{what} is not possible in the body of a process: the body is replayed, so it may do no I/O of its own",

@@ -1,8 +1,8 @@
 """Processes without a server: the real fold, with a queue of messages in the place of streams.
 
-Messages are delivered in the order they were sent, a millisecond apart; steps run at once, and timers fire, in their order,
-when nothing else is left to do. Everything is written down, so a process can be folded again from its history and must then
-send the same, byte for byte.
+Messages are delivered in the order they were sent, a millisecond apart; steps run at once, and timers fire, in their
+order, when nothing else is left to do. Everything is written down, so a process can be folded again from its history
+and must then send the same, byte for byte.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class World:
         self._calls = 0
         self._set = 0
 
-    # What clients do ----------------------------------------------------------------------------------------------------
+    # What clients do --------------------------------------------------------------------------------------------------
 
     def start(self, type_: ProcessType[..., Any], *args: Any, **kwargs: Any) -> str:
         """Start a root; returns its pid."""
@@ -84,13 +84,13 @@ class World:
         self.check()
         return self.result(pid)
 
-    def call(self, pid: str, endpoint: str, *, wait: bool = False, client: str = "c_1", k: int = 0, **kwargs: Any) -> str:
+    def call(
+        self, pid: str, endpoint: str, *, wait: bool = False, client: str = "c_1", k: int = 0, **kwargs: Any
+    ) -> str:
         """Call an endpoint; the subject that `replies` has the answer under."""
         self._calls += 1
         reply = f"regrow.reply.{client}.{self._calls}"
-        call = m.Call(
-            endpoint=endpoint, args=to_raw(kwargs), client=client, k=k or self._calls, reply=reply, wait=wait
-        )
+        call = m.Call(endpoint=endpoint, args=to_raw(kwargs), client=client, k=k or self._calls, reply=reply, wait=wait)
         self.send(pid, call)
         return reply
 
@@ -115,7 +115,7 @@ class World:
     def cancel(self, pid: str, reason: str = "") -> None:
         self.send(pid, m.Cancel(reason=reason))
 
-    # What the world does ------------------------------------------------------------------------------------------------
+    # What the world does ----------------------------------------------------------------------------------------------
 
     def settle(self, *, timers: bool = True, until: float | None = None, most: int = 200_000) -> None:
         """Deliver until nothing is left; `timers` that are due up to `until` fire then."""
@@ -125,9 +125,8 @@ class World:
 
     def deliver(self, *, timers: bool = True, until: float | None = None) -> bool:
         """Deliver one message; false when there is none."""
-        if not self._queue:
-            if not timers or not self._fire(until):
-                return False
+        if not self._queue and not (timers and self._fire(until)):
+            return False
         pid, message = self._queue.popleft()
         self._seq += 1
         self.clock += 0.001
@@ -176,7 +175,7 @@ class World:
         try:
             result = step.function(*step.args, **step.kwargs)
             value = to_raw(asyncio.run(result) if inspect.iscoroutine(result) else result)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a step may raise anything
             failure = failure_of(error)
         self.send(pid, m.Result(incarnation=process.incarnation, op=step.pending.op, value=value, error=failure))
 
@@ -193,7 +192,7 @@ class World:
                 return True
         return False
 
-    # Crashes ------------------------------------------------------------------------------------------------------------
+    # Crashes ----------------------------------------------------------------------------------------------------------
 
     def kill(self, pid: str, *, lost: int = 0) -> None:
         """Its host dies: the process is folded anew. What it sent in its last `lost` turns is sent again."""
@@ -201,7 +200,7 @@ class World:
         self.processes[pid].leave()
         process = self.processes[pid] = Process(self.env, pid)
         known = len(history) - lost
-        for at, (turn, outputs) in enumerate(self._folding(process, history)):
+        for at, (_, outputs) in enumerate(self._folding(process, history)):
             if at >= known:
                 for output in outputs:
                     if output.to != "event":
@@ -239,7 +238,7 @@ class World:
             assert (again.n, again.ended, again.clock) == (process.n, process.ended, process.clock)
             again.leave()
 
-    # What became of it --------------------------------------------------------------------------------------------------
+    # What became of it ------------------------------------------------------------------------------------------------
 
     def result(self, pid: str) -> Any:
         """The result of a process that has ended, or ExecutionFailed."""

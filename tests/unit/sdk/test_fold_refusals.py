@@ -24,13 +24,13 @@ from regrow import (
     emit,
     expose,
     fail,
+    guard,
     now,
     sleep,
     spawn,
     step,
     wait,
 )
-from regrow import guard
 from regrow.errors import OutsideProcess, ProcessGone
 
 
@@ -104,10 +104,14 @@ def test_blocking_io_is_refused(world: World, how: str) -> None:
 @pytest.mark.parametrize("use", [now, wait, lambda: emit("x"), lambda: done(1), current_process, lambda: sleep_in(1)])
 async def test_outside_a_process(use: Callable[[], Any]) -> None:
     """Operations of a body are refused elsewhere, and the error says how a body is run."""
-    with pytest.raises(OutsideProcess, match="asyncio.run"):
+
+    async def outside() -> None:
         result = use()
         if asyncio.iscoroutine(result):
             await result
+
+    with pytest.raises(OutsideProcess, match=r"asyncio\.run"):
+        await outside()
 
 
 async def sleep_in(seconds: float) -> None:
