@@ -282,6 +282,7 @@ async def abandons_a_stubborn_one() -> str:
     return "over"
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_generator_that_will_not_close(world: World, caplog: pytest.LogCaptureFixture) -> None:
     """It does not keep its process from ending, and is kept, lest it ends in another process's turn."""
     pid = world.start(abandons_a_stubborn_one)
@@ -291,6 +292,7 @@ def test_a_generator_that_will_not_close(world: World, caplog: pytest.LogCapture
     assert "stays in memory" in caplog.text
     relents.append(True)
     regrow.loop._endless.clear()
+    gc.collect()
 
 
 def test_collecting_garbage_elsewhere_emits_nothing(world: World) -> None:
