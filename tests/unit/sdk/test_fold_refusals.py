@@ -292,6 +292,8 @@ def test_a_generator_that_will_not_close(world: World, caplog: pytest.LogCapture
     assert "stays in memory" in caplog.text
     relents.append(True)
     regrow.loop._endless.clear()
+    caplog.clear()
+    world.processes.clear()
     gc.collect()
 
 
