@@ -417,12 +417,16 @@ class Suspect(Struct, frozen=True, omit_defaults=True):
     """The turn that a recovering host was about to make: if it is found, that turn may have taken the host down.
 
     Attributes:
-        attempts: how many hosts in a row ended there while they recovered.
+        seq: the input; 0 for waking a process that was busy, and for its steps and `restart` body.
+        attempts: how many hosts in a row ended there while they recovered, once this one does. With 1 it is where a
+            slice of inputs begins, any of which it may be.
+        survived: seconds that this host has gone on since steps and bodies began again; 0 before that.
     """
 
     pid: str
     seq: int
     attempts: int
+    survived: float = 0.0
 
 
 class Cursor(Struct, frozen=True, omit_defaults=True):

@@ -1,29 +1,62 @@
-"""Runs a `restart` body on the host's loop: an ordinary coroutine whose operations are recorded as acts of its process."""
+"""Runs a `restart` body on the host's loop: an ordinary coroutine whose operations are recorded as acts of its process.
+
+Before it begins a host claims it in the inbox of its process (an act numbered 0, which the fold ignores): the first claim of an
+incarnation is the only one whose host runs the body. So a body never runs twice in one incarnation, whoever owns the partition.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
+import logging
 import random as _random
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, TypeAlias
 
+import msgspec
 from msgspec import UNSET, Raw, Struct
 from regrow_protocol import ids
 from regrow_protocol import messages as m
+from regrow_protocol.bus import PubAck
+from regrow_protocol.errors import RegrowError
 from regrow_protocol.messages import Failure, Op
 
-from .. import restart, scope
+from .. import restart, scope, values
 from ..codec import NULL, Signature, to_raw
 from ..definition import ProcessType
-from ..errors import CallFailed, failure_of
+from ..errors import CallFailed, ProcessGone, failure_of
 from ..handle import EventFeed, ProcessHandle
 from ..operations import Pending, Step, StepPolicy
 from ..process import Process, outcome_of
+from .publishing import Publishing
 from .steps import StepRunner
 
-Publish = Callable[[m.Act], None]
+log = logging.getLogger("regrow.host")
+
+_Waiting: TypeAlias = tuple[int, list[bytes], Callable[[], None]]
+"""(number, large values, publish) of an act."""
+
+
+class _Claim(Struct):
+    who: str
+
+
+def claim_message(incarnation: int, who: str) -> bytes:
+    """The claim of `who` on the body of `incarnation`."""
+    return m.encode(m.Act(incarnation=incarnation, m=0, what="claim", data=Raw(m.encode(_Claim(who)))))
+
+
+def claim_of(message: m.Input) -> tuple[int, str] | None:
+    """(incarnation, who) when the input is a claim."""
+    if type(message) is not m.Act or message.m or message.what != "claim":
+        return None
+    try:
+        return message.incarnation, m.decode(message.data, _Claim).who
+    except msgspec.MsgspecError:
+        return None
 
 
 class BodyScope:
@@ -31,7 +64,9 @@ class BodyScope:
 
     replaying = False
 
-    def __init__(self, process: Process, publish: Publish, steps: StepRunner, ended: Callable[[], None]) -> None:
+    def __init__(
+        self, process: Process, steps: StepRunner, may_start: Callable[[], Awaitable[None]], publishing: Publishing
+    ) -> None:
         assert process.start is not None
         assert process.type is not None
         self.pid = process.pid
@@ -40,8 +75,9 @@ class BodyScope:
         self.env = process.env
         self.type: ProcessType[Any, Any] = process.type
         self.random = _random.Random()  # noqa: S311 - not for secrets
-        self._publish = publish
+        self._publishing = publishing
         self._steps = steps
+        self._may_start = may_start
         self._m = 0
         self._pending: dict[int, Pending] = {}
         self._feeds: dict[str, EventFeed] = {}
@@ -51,7 +87,10 @@ class BodyScope:
         self._calls: set[asyncio.Task[None]] = set()
         self._outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._abandoned = False
-        self._ended = ended
+        self._cancelled = False
+        self._begun = False
+        self._storing: deque[_Waiting] | None = None
+        self._storer: asyncio.Task[None] | None = None
         context = contextvars.copy_context()
         context.run(scope.ambient.set, self)
         self._context = context
@@ -63,9 +102,12 @@ class BodyScope:
         return time.time()
 
     async def _run(self) -> None:
-        asyncio.get_running_loop().call_soon(lambda: self._act("turn", None))
+        self._begun = True
         outcome = restart.Outcome()
         try:
+            if self._cancelled:
+                raise asyncio.CancelledError
+            asyncio.get_running_loop().call_soon(self._first_turn_over)
             args, kwargs = self.type.signature.decode(self.start.args)
             result = await self.type.function(*args, **kwargs)
             outcome.value = to_raw(result, f"The result of {self.type.name}()")
@@ -77,33 +119,85 @@ class BodyScope:
             task.cancel()
         if self._calls:
             await asyncio.wait(self._calls)
-        self._act("end", outcome)
-        self._ended()
+        if not self._abandoned:
+            self._act("end", outcome)
+
+    def _first_turn_over(self) -> None:
+        if not self._abandoned:
+            self._act("turn", None)
 
     def abandon(self) -> None:
-        """Stop without a word: another host goes on."""
+        """Stop without a word: another host goes on. What its `finally` blocks ask for is refused."""
         self._abandoned = True
-        self._task.cancel()
+        for task in (self._task, self._storer, *self._calls):
+            if task is not None:
+                task.cancel()
 
-    def refused(self, number: int, error: Exception) -> None:
-        """The server refused an act: whoever waits for it is told, and the acts behind it go on."""
-        pending = self._pending.pop(number, None)
-        if pending is not None and not pending.future.done():
-            pending.future.set_exception(error)
-        self._publish(m.Act(incarnation=self.incarnation, m=number, what="refused"))
+    def interrupt(self) -> None:
+        """Cancel the body; one that has not begun never does."""
+        self._cancelled = True
+        if self._begun:
+            self._task.cancel()
 
     def _act(self, what: str, data: Struct | None) -> int:
         if self._abandoned:
-            return 0
+            raise ProcessGone
         self._m += 1
-        raw = NULL if data is None else Raw(m.encode(data))
-        self._publish(m.Act(incarnation=self.incarnation, m=self._m, what=what, data=raw))
+        act = m.Act(
+            incarnation=self.incarnation, m=self._m, what=what, data=NULL if data is None else Raw(m.encode(data))
+        )
+        payload = m.encode(act)
+        blobs: list[bytes] = []
+        if len(payload) > m.MAX_INLINE:
+            act, blobs = values.deflate(act)
+            payload = m.encode(act)
+        put = functools.partial(
+            self._publishing.put,
+            self.pid,
+            payload,
+            f"{self.pid}.{self.incarnation}.b{self._m}",
+            done=functools.partial(self._recorded, self._m, what),
+        )
+        if self._storing is not None:
+            self._storing.append((self._m, blobs, put))
+        elif blobs:
+            self._storing = deque([(self._m, blobs, put)])
+            self._storer = asyncio.get_running_loop().create_task(self._store(self._storing))
+        else:
+            put()
         return self._m
+
+    async def _store(self, waiting: deque[_Waiting]) -> None:
+        """Acts wait for large values, in their order."""
+        while waiting:
+            number, blobs, put = waiting[0]
+            try:
+                await self._publishing.store(blobs)
+            except RegrowError as error:
+                self._refused(number, "an operation", error)
+                return
+            put()
+            waiting.popleft()
+        self._storing = None
+
+    def _recorded(self, number: int, what: str, outcome: PubAck | BaseException) -> None:
+        if isinstance(outcome, BaseException):
+            self._refused(number, what, outcome)
+
+    def _refused(self, number: int, what: str, error: BaseException) -> None:
+        """Without this act the fold would wait for it for ever: in its place the body ends."""
+        if self._abandoned:
+            return
+        log.error("process %s: %s of its body was refused: %s", self.pid, what, error)
+        self.abandon()
+        outcome = restart.Outcome("failed", NULL, failure_of(error))
+        act = m.Act(incarnation=self.incarnation, m=number, what="end", data=Raw(m.encode(outcome)))
+        self._publishing.put(self.pid, m.encode(act), f"{self.pid}.{self.incarnation}.b{number}.e")
 
     def deliver(self, delivery: restart.Delivery) -> None:
         """Take what the fold hands over."""
         if delivery.what == "cancel":
-            self._task.cancel()
+            self.interrupt()
         elif delivery.what == "result":
             pending = self._pending.pop(delivery.m, None)
             if pending is not None:
@@ -111,7 +205,10 @@ class BodyScope:
         elif delivery.what == "event" and isinstance(delivery.value, Raw):
             feed = self._feed_of.get(delivery.m)
             if feed is not None:
-                self._context.run(feed.push, m.decode(delivery.value, m.EventRecord))
+                try:
+                    self._context.run(feed.push, m.decode(delivery.value, m.EventRecord))
+                except Exception:
+                    log.exception("process %s: a callback for events raised", self.pid)
         elif delivery.what == "call" and isinstance(delivery.value, Raw):
             call = m.decode(delivery.value, _EndpointCall)
             task = asyncio.get_running_loop().create_task(self._serve(delivery.m, call), context=self._context.copy())
@@ -124,9 +221,12 @@ class BodyScope:
             function, signature = self._endpoints[call.endpoint]
             args, kwargs = signature.decode(call.args)
             outcome.value = to_raw(await function(*args, **kwargs), f"The result of {call.endpoint}()")
+        except ProcessGone:
+            return
         except Exception as error:  # noqa: BLE001 - the caller's to handle
             outcome.error = failure_of(error)
-        self._act("answer", outcome)
+        if not self._abandoned:
+            self._act("answer", outcome)
 
     def _expect(self, number: int, kind: str, name: str, type_: Any, base: Any) -> Pending:
         op = Op(number, kind, name, "", "")
@@ -134,7 +234,7 @@ class BodyScope:
         self._pending[number] = pending
         return pending
 
-    # The scope that the public API calls --------------------------------------------------------------------------------
+    # The scope that the public API calls ------------------------------------------------------------------------------
 
     def spawn(self, type_: ProcessType[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> ProcessHandle:
         raw = type_.signature.encode(args, kwargs)
@@ -212,7 +312,7 @@ class BodyScope:
         name = policy.name or getattr(function, "__qualname__", type(function).__name__)
         pending = Pending(Op(0, "step", name, "", ""), asyncio.get_running_loop().create_future(), Any)
         pending.type_ = Step.type_of(function)
-        value, failure, _ = await self._steps.run(Step(pending, function, args, kwargs, policy), _at_once)
+        value, failure, _ = await self._steps.run(Step(pending, function, args, kwargs, policy), self._may_start)
         pending.settle(value, failure)
         return await pending.future
 
@@ -220,7 +320,3 @@ class BodyScope:
 class _EndpointCall(Struct):
     endpoint: str
     args: Raw
-
-
-async def _at_once() -> None:
-    return

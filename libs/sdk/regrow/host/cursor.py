@@ -12,6 +12,11 @@ from regrow_protocol.subjects import token
 
 log = logging.getLogger("regrow.cursor")
 
+MAX_REASON = 500
+"""Characters of the reason why a process is parked."""
+MAX_BYTES = 512 * 1024
+"""A cursor that would be larger goes without those reasons."""
+
 
 class OwnershipLost(RegrowError):
     """Another host owns the partition now."""
@@ -33,6 +38,8 @@ class CursorKeeper:
 
     def __init__(self, bus: Bus, app: str, build: str, part: int, epoch: int) -> None:
         self._bucket = bus.kv("regrow_cursors")
+        self._app = app
+        self._part = part
         self._key = cursor_key(app, build, part)
         self._epoch = epoch
         self._revision = 0
@@ -51,7 +58,7 @@ class CursorKeeper:
                     self.cursor = m.Cursor(epoch=self._epoch, floor=since)
                     self._revision = await self._bucket.create(self._key, m.encode(self.cursor))
                     return msgspec.structs.replace(self.cursor, clean=True)
-                left: m.Cursor = m.decode(found[0], m.Cursor)
+                left = self._decode(found[0])
                 if left.epoch > self._epoch:
                     raise OwnershipLost(f"Partition {self._key} has a newer owner (epoch {left.epoch})")
                 self.cursor = msgspec.structs.replace(left, epoch=self._epoch, clean=False)
@@ -61,20 +68,53 @@ class CursorKeeper:
             return left
 
     async def write(self, cursor: m.Cursor) -> None:
-        """Write it; raises OwnershipLost when somebody else has."""
+        """Write it; raises OwnershipLost when somebody else has, Unreachable when it may not have been stored."""
         if cursor == self.cursor:
             return
+        payload = m.encode(cursor)
+        if len(payload) > MAX_BYTES:
+            stuck = {pid: msgspec.structs.replace(stuck, reason="") for pid, stuck in cursor.stuck.items()}
+            payload = m.encode(msgspec.structs.replace(cursor, stuck=stuck))
+            log.warning("the cursor of partition %s is large: %d processes are parked", self._key, len(stuck))
         try:
-            self._revision = await self._bucket.update(self._key, m.encode(cursor), self._revision)
+            self._revision = await self._bucket.update(self._key, payload, self._revision)
         except WrongRevision:
             found = await self._bucket.get(self._key)
-            if found is None or m.decode(found[0], m.Cursor).epoch != self._epoch:
+            if found is None or self._decode(found[0]).epoch != self._epoch:
                 raise OwnershipLost(f"Partition {self._key} has another owner") from None
             # The last write was stored although its acknowledgement got lost.
-            self._revision = await self._bucket.update(self._key, m.encode(cursor), found[1])
+            self._revision = await self._bucket.update(self._key, payload, found[1])
         self.cursor = cursor
 
-    async def read_floor_of(self, app: str, build: str, part: int) -> m.Cursor | None:
+    async def is_clean(self) -> bool:
+        """Whether its last owner has let go of the partition by itself."""
+        found = await self._bucket.get(self._key)
+        return found is None or self._decode(found[0]).clean
+
+    async def of_build(self, build: str) -> m.Cursor | None:
         """The cursor of another build of the same partition."""
-        found = await self._bucket.get(cursor_key(app, build, part))
-        return None if found is None else m.decode(found[0], m.Cursor)
+        found = await self._bucket.get(cursor_key(self._app, build, self._part))
+        return None if found is None else self._decode(found[0])
+
+    def _decode(self, value: bytes) -> m.Cursor:
+        return _decode(value, self._key)
+
+
+def _decode(value: bytes, key: str) -> m.Cursor:
+    try:
+        return m.decode(value, m.Cursor)
+    except msgspec.MsgspecError as error:
+        raise RegrowError(
+            f"The cursor {key} does not decode: {error}",
+            hint="delete the key from regrow_cursors: its partition is then folded from its build's first input",
+        ) from error
+
+
+async def condemn(bus: Bus, key: str, epoch: int, pid: str, stuck: m.Stuck) -> None:
+    """Note in the cursor of a host that is about to end, by itself, which process is to blame."""
+    bucket = bus.kv("regrow_cursors")
+    found = await bucket.get(key)
+    if found is None or (cursor := _decode(found[0], key)).epoch != epoch:
+        return
+    noted = msgspec.structs.replace(cursor, stuck={**cursor.stuck, pid: stuck}, suspect=None)
+    await bucket.update(key, m.encode(noted), found[1])

@@ -6,7 +6,7 @@ import heapq
 
 
 class Floor:
-    """Counts what is open of each input.
+    """Counts what is open of each input. Whatever opens an input closes it once, or its partition ends first.
 
     Attributes:
         read: every message of the partition up to this sequence has been routed.
@@ -26,7 +26,7 @@ class Floor:
             heapq.heappush(self._heap, seq)
 
     def close(self, seq: int) -> None:
-        """One thing of input `seq` is done."""
+        """One thing of input `seq` is done. KeyError when none is under way."""
         left = self._open[seq] - 1
         if left:
             self._open[seq] = left
@@ -39,9 +39,15 @@ class Floor:
         return len(self._open)
 
     @property
-    def value(self) -> int:
-        """The floor."""
+    def oldest(self) -> int | None:
+        """The first input that is open."""
         heap = self._heap
         while heap and heap[0] not in self._open:
             heapq.heappop(heap)
-        return min(self.read, heap[0] - 1) if heap else self.read
+        return heap[0] if heap else None
+
+    @property
+    def value(self) -> int:
+        """The floor."""
+        oldest = self.oldest
+        return self.read if oldest is None else min(self.read, oldest - 1)

@@ -8,66 +8,35 @@ import logging
 import os
 import socket
 import time
-from dataclasses import dataclass
+from collections.abc import Coroutine
 from typing import Any
 
 from regrow_protocol import ids, streams, subjects
 from regrow_protocol import messages as m
-from regrow_protocol.bus import Bus, Entry, Received
+from regrow_protocol.bus import Bus, Received
 from regrow_protocol.errors import RegrowError
-from regrow_protocol.subjects import token
 
 from .. import guard
 from ..apps import ensure_app, ensure_build
 from ..clock import Clock
 from ..operations import Env
 from ..program import LoadedProgram
-from .cursor import OwnershipLost
+from .cursor import condemn, cursor_key
 from .lease import Lease
+from .options import HostOptions
+from .ownership import Ownership
 from .partition import Partition
 from .resident import Resident
 from .steps import StepRunner
-from .watchdog import Watchdog
+from .watchdog import Turn, Watchdog
 
 log = logging.getLogger("regrow.host")
 
-_BACKLOG = 20_000
-
-
-@dataclass(frozen=True)
-class HostOptions:
-    """How a host behaves; all times in seconds.
-
-    Attributes:
-        ttl: after this long without a heartbeat the host counts as dead (1 or more).
-        park_after: a process at rest leaves memory after this long.
-        schedule_after: a timer further away than this becomes a scheduled message.
-        cursor_every: how often the cursor is written while something changes.
-        warn_turn: a turn longer than this is logged with the line.
-        turn_limit: a turn longer than this is ended by force, and its process parked.
-        drain: at a graceful stop, how long running steps may take to finish.
-        threads: for sync steps.
-        force_replay: in tests, fold each process anew before every input and compare.
-    """
-
-    ttl: float = 2.0
-    park_after: float = 2.0
-    schedule_after: float = 5.0
-    cursor_every: float = 0.25
-    warn_turn: float = 1.0
-    turn_limit: float = 5.0
-    drain: float = 5.0
-    threads: int = 32
-    force_replay: bool = False
-
-    @classmethod
-    def from_environment(cls) -> HostOptions:
-        """Defaults, with `REGROW_HOST_TTL`, `REGROW_PARK_AFTER` and `REGROW_TURN_LIMIT` where set."""
-        return cls(
-            ttl=float(os.environ.get("REGROW_HOST_TTL", cls.ttl)),
-            park_after=float(os.environ.get("REGROW_PARK_AFTER", cls.park_after)),
-            turn_limit=float(os.environ.get("REGROW_TURN_LIMIT", cls.turn_limit)),
-        )
+MAX_BACKLOG = 20_000
+MAX_LETTER = 512 * 1024
+"""Bytes of a message that is put aside whole; of a larger one only where it stands."""
+CONDEMN_TIMEOUT = 2.0
+POLL = 0.01
 
 
 class Host:
@@ -76,7 +45,8 @@ class Host:
     Attributes:
         id: of the host.
         bus: its connection.
-        partitions: those it owns now, by number.
+        suspicion: held while something is tried that may end this host: nothing else of that kind goes on meanwhile.
+        failed: what keeps the host from going on, once that is so.
     """
 
     def __init__(
@@ -89,7 +59,6 @@ class Host:
         options: HostOptions | None = None,
         clock: Clock | None = None,
         host_id: str = "",
-        duplicate_window: float | None = None,
     ) -> None:
         self.id = host_id or ids.new_id(ids.HOST)
         self.bus = bus
@@ -98,32 +67,34 @@ class Host:
         self.clock = clock or Clock()
         self.app = app or program.name
         self.inbox_stream = streams.inbox_stream(self.app)
-        self.partitions: dict[int, Partition] = {}
         self.env = Env(self.app, program.build, 16, program.types)
         self.steps = StepRunner(self.options.threads)
+        self.suspicion = asyncio.Lock()
+        self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self._url = url
-        self._duplicate_window = duplicate_window
-        self._since = 0
-        self._wanted: dict[int, m.Ownership] = {}
-        self._locks: dict[int, asyncio.Lock] = {}
+        self._loop = asyncio.get_running_loop()
+        self._ownership = Ownership(self)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._open = asyncio.Event()
-        self._open.set()
         self._stopping = False
+        self._never = asyncio.Event()
         self._skip: list[tuple[float, int, Resident, int]] = []
         self._skip_count = 0
-        self._changed = asyncio.Event()
 
-    # Life -----------------------------------------------------------------------------------------------------------------
+    @property
+    def partitions(self) -> dict[int, Partition]:
+        """Those that run here now, by number."""
+        return self._ownership.partitions
+
+    # Life -------------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Register and follow what the supervisor assigns."""
-        self._loop = asyncio.get_running_loop()
         guard.install()
-        self.watchdog = Watchdog(self.options.warn_turn, self.options.turn_limit)
+        options = self.options
+        self.watchdog = Watchdog(options.warn_turn, options.turn_limit, hard=options.hard, on_fatal=self._condemn)
         await streams.ensure(self.bus)
-        self.env.partitions = await ensure_app(self.bus, self.app, duplicate_window=self._duplicate_window)
-        self._since = await ensure_build(self.bus, self.app, self.env.build)
+        self.env.partitions = await ensure_app(self.bus, self.app, duplicate_window=options.duplicate_window)
+        since = await ensure_build(self.bus, self.app, self.env.build)
         record = m.HostRecord(
             host=self.id,
             app=self.app,
@@ -134,176 +105,135 @@ class Host:
             started=time.time(),
             target=self.program.target,
         )
-        self.lease = Lease(self._url, record, self.options.ttl, on_lost=self._lease_lost)
+        self.lease = Lease(
+            self._url, record, options.ttl, on_lost=self._ownership.lease_lost, on_failed=self._lease_failed
+        )
         await self.lease.start()
         self.bus.gate(self.lease.valid)
-        pattern = f"own.{token(self.app)}.{self.env.build}.*"
-        self._watcher = self.bus.kv("regrow_partitions").watch(pattern, self._ownership)
-        await self._watcher.current
+        await self._ownership.start(since)
 
     async def stop(self) -> None:
-        """Graceful: finish what is in hand within the drain time, write the cursors, let go."""
+        """Graceful: let steps in hand finish within the drain time, write the cursors, let go.
+
+        The host keeps its partitions meanwhile, so nobody else begins what is finishing here.
+        """
         if self._stopping:
             return
         self._stopping = True
-        await self._watcher.stop()
-        mine = list(self.partitions.values())
-        await asyncio.gather(*(p.settle(self.options.drain) for p in mine))
-        await asyncio.gather(*(p.stop(write=True) for p in mine))
-        self.partitions.clear()
-        self.bus.gate(None)
-        await self.lease.stop()
-        await self._end()
+        self._ownership.take_no_more()
+        deadline = self._loop.time() + self.options.drain
+        while self.steps.executing and self._loop.time() < deadline:
+            await asyncio.sleep(POLL)
+        deadline = max(deadline, self._loop.time() + 1.0)
+        await asyncio.gather(*(partition.settle(deadline) for partition in list(self.partitions.values())))
+        await self._end(write=True)
 
     async def abandon(self) -> None:
         """As if killed: nothing is written, nothing released. The record is deleted, as a launcher does that saw it die."""
         self._stopping = True
         self.bus.gate(lambda: False)
-        await self._watcher.stop()
-        await asyncio.gather(*(p.stop() for p in self.partitions.values()))
-        self.partitions.clear()
-        await self.lease.stop()
-        await self._end()
+        await self._end(write=False)
 
-    async def _end(self) -> None:
+    async def _end(self, *, write: bool) -> None:
+        await self._ownership.stop(write=write)
+        await self.lease.stop()
         for task in list(self._tasks):
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=5)
         self.steps.close()
         self.watchdog.stop()
+        self.bus.gate(None)
 
-    # Ownership --------------------------------------------------------------------------------------------------------------
-
-    def _ownership(self, entry: Entry) -> None:
-        part = int(entry.key.rsplit(".", 1)[1])
-        if entry.value:
-            self._wanted[part] = m.decode(entry.value, m.Ownership)
-        else:
-            self._wanted.pop(part, None)
-        self._spawn(self._reconcile(part))
-
-    async def _reconcile(self, part: int) -> None:
-        async with self._locks.setdefault(part, asyncio.Lock()):
-            wanted = self._wanted.get(part)
-            running = self.partitions.get(part)
-            mine = wanted is not None and wanted.host == self.id and not self._stopping
-            if running is not None and (not mine or wanted is None or wanted.epoch != running.epoch):
-                del self.partitions[part]
-                await running.stop()
-                running = None
-            if mine and running is None and wanted is not None:
-                partition = Partition(self, part, wanted.epoch)
-                try:
-                    await partition.start(self._since)
-                except OwnershipLost as error:
-                    log.info("%s", error)
-                    return
-                except (RegrowError, TimeoutError) as error:
-                    log.error("partition %d could not be taken over yet: %s", part, error or "time-out")  # noqa: TRY400
-                    await partition.stop()
-                    self._spawn(self._begin_again(part))
-                    return
-                self.partitions[part] = partition
-        self._changed.set()
-
-    def partition_lost(self, partition: Partition) -> None:
-        """Its cursor has another owner."""
-        if self.partitions.get(partition.number) is partition:
-            del self.partitions[partition.number]
-        self._spawn(partition.stop())
-
-    def partition_failed(self, partition: Partition) -> None:
-        """Something went wrong that is nobody's fault here: begin again from the cursor."""
-        self.partition_lost(partition)
-        if not self._stopping:
-            self._spawn(self._begin_again(partition.number))
-
-    async def _begin_again(self, part: int) -> None:
-        await asyncio.sleep(1.0)
-        await self._reconcile(part)
+    def _lease_failed(self, error: BaseException) -> None:
+        if not self.failed.done():
+            self.failed.set_result(error)
 
     async def owns_all(self, timeout: float = 15.0) -> None:
         """Wait until this host owns every partition and has caught up: for tests and tools that run the only host."""
+        changed = self._ownership.changed
         async with asyncio.timeout(timeout):
             while len(self.partitions) < self.env.partitions:
-                self._changed.clear()
-                await self._changed.wait()
+                changed.clear()
+                await changed.wait()
             for partition in list(self.partitions.values()):
                 await partition.caught_up()
 
-    # The lease ----------------------------------------------------------------------------------------------------------------
-
-    def _lease_lost(self) -> None:
-        self._open.clear()
-        self._spawn(self._regain())
-
-    async def _regain(self) -> None:
-        """Publish and start nothing until it is read what this host still owns."""
-        while True:
-            await asyncio.sleep(0.05)
-            if not (self.lease.renewed and self.bus.connected):
-                continue
-            try:
-                owned = await self._read_owned()
-            except (RegrowError, TimeoutError) as error:
-                log.warning("host %s could not read what it owns yet: %s", self.id, error or "time-out")
-                continue
-            break
-        self._wanted = owned
-        lost = [p for p in self.partitions.values() if (o := owned.get(p.number)) is None or o.epoch != p.epoch]
-        for partition in lost:
-            await self._reconcile(partition.number)
-        if not self.lease.renewed:
-            self._spawn(self._regain())
-            return
-        self.lease.confirm()
-        self._open.set()
-        self.bus.kick()
-        log.warning("host %s has its lease again; it lost %d partitions", self.id, len(lost))
-
-    async def _read_owned(self) -> dict[int, m.Ownership]:
-        pattern = f"own.{token(self.app)}.{self.env.build}.*"
-        entries = self.bus.kv("regrow_partitions").items(pattern)
-        return {int(e.key.rsplit(".", 1)[1]): m.decode(e.value, m.Ownership) async for e in entries}
+    # Services for partitions ------------------------------------------------------------------------------------------
 
     async def allowed(self) -> None:
-        """Wait until this host may act: start a step, write a cursor."""
-        while not self.lease.valid():
-            await self._open.wait()
-            await asyncio.sleep(0)
+        """Wait until this host may write a cursor."""
+        await self._ownership.allowed()
+
+    async def may_start(self) -> None:
+        """Wait until a step may begin; for ever in a host that is about to end."""
+        if self._stopping:
+            await self._never.wait()
+        await self._ownership.allowed()
+
+    def partition_lost(self, partition: Partition) -> None:
+        """Its cursor has another owner."""
+        self._ownership.lost(partition)
+
+    def partition_failed(self, partition: Partition) -> None:
+        """It shall begin again from its cursor."""
+        self._ownership.failed(partition)
 
     def may_read(self) -> bool:
         """Back-pressure: read on while not too much waits to be published."""
-        return self.bus.backlog(self.inbox_stream) < _BACKLOG and self.bus.backlog("REGROW_EVENTS") < _BACKLOG
+        return self.bus.backlog(self.inbox_stream) < MAX_BACKLOG and self.bus.backlog(streams.EVENTS) < MAX_BACKLOG
 
-    # Services for partitions ------------------------------------------------------------------------------------------------------
+    def all_acknowledged(self) -> bool:
+        """Nothing waits to be published."""
+        return self.bus.backlog(self.inbox_stream) == 0 and self.bus.backlog(streams.EVENTS) == 0
 
     def loop_time(self) -> float:
         """The event loop's clock."""
         return self._loop.time()
 
     def dead_letter(self, received: Received, reason: str) -> None:
-        """Put aside what cannot be handled."""
-        log.error("an input on %s is put aside: %s", received.subject, reason)
+        """Put aside an input that cannot be handled."""
+        log.error("input %d on %s is put aside: %s", received.seq, received.subject, reason)
         letter = m.DeadLetter(
             subject=received.subject,
             reason=reason,
-            body=received.data,
+            body=received.data if len(received.data) <= MAX_LETTER else b"",
             stream=self.inbox_stream,
             seq=received.seq,
             headers=received.headers or {},
             time=time.time(),
         )
-        subject = subjects.dead("host", self.app)
-        self.bus.publish_soon("REGROW_DEAD", subject, m.encode(letter), f"dead.{self.inbox_stream}.{received.seq}")
+        self._dead(letter, f"dead.{self.inbox_stream}.{received.seq}")
 
-    def _spawn(self, coro: Any) -> None:
+    def put_aside(self, subject: str, reason: str, body: bytes, msg_id: str) -> None:
+        """Put aside a message that can be sent nowhere."""
+        body = body if len(body) <= MAX_LETTER else b""
+        self._dead(m.DeadLetter(subject=subject, reason=reason, body=body, time=time.time()), msg_id)
+
+    def _dead(self, letter: m.DeadLetter, msg_id: str) -> None:
+        def done(outcome: Any) -> None:
+            if isinstance(outcome, BaseException):
+                log.error("what came on %s could not be put aside: %s", letter.subject, outcome)
+
+        self.bus.publish_soon(streams.DEAD, subjects.dead("host", self.app), m.encode(letter), msg_id, done=done)
+
+    def _condemn(self, turn: Turn, text: str) -> None:
+        """From the watchdog's thread, while the loop hangs: the next owner of the partition shall park the process at once."""
+        pid, seq = turn
+        part = ids.partition_of(pid, self.env.partitions)
+        epoch = self._ownership.epoch_of(part)
+        if epoch is not None and self.lease.valid():
+            stuck = m.Stuck(seq, "body-hung", text)
+            key = cursor_key(self.app, self.env.build, part)
+            self.lease.run(lambda bus: condemn(bus, key, epoch, pid, stuck), CONDEMN_TIMEOUT)
+
+    def spawn(self, coro: Coroutine[Any, Any, None]) -> None:
+        """Run something for as long as the host lives."""
         task = asyncio.get_running_loop().create_task(self._guard(coro))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _guard(self, coro: Any) -> None:
+    async def _guard(self, coro: Coroutine[Any, Any, None]) -> None:
         try:
             await coro
         except RegrowError as error:
@@ -311,7 +241,7 @@ class Host:
         except Exception:
             log.exception("host %s", self.id)
 
-    # Skipped time, in tests -------------------------------------------------------------------------------------------------------
+    # Skipped time, in tests -------------------------------------------------------------------------------------------
 
     def timer_set(self, resident: Resident, n: int, due: float) -> None:
         """A timer that waits for the clock to be moved."""
@@ -341,7 +271,9 @@ class Host:
         """Nothing moves: all is applied and acknowledged, no step runs."""
         return (
             not self.steps.running
-            and self.bus.backlog(self.inbox_stream) == 0
-            and self.bus.backlog("REGROW_EVENTS") == 0
-            and all(p.at_rest for p in self.partitions.values())
+            and self.all_acknowledged()
+            and all(partition.at_rest for partition in self.partitions.values())
         )
+
+
+__all__ = ["Host", "HostOptions", "ensure_app", "ensure_build"]

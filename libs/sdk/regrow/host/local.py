@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 from regrow_protocol import messages as m
 from regrow_protocol import subjects
-from regrow_protocol.bus import schedule_headers
-from regrow_protocol.messages import Op
+from regrow_protocol.bus import PubAck, schedule_headers
+from regrow_protocol.errors import RegrowError
 
 from .. import values
 from ..errors import failure_of
-from .bodies import BodyScope
+from .bodies import BodyScope, claim_message, claim_of
+from .publishing import Outcome
 from .resident import Resident
 
 if TYPE_CHECKING:
@@ -23,13 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("regrow.host")
 
-
-MAX_ARMED = 1000
-"""Timers of a partition that are armed in the host at once; more go into the stream, for its cursor names who is busy."""
-
-NEARLY_DUE = 1.0
-"""Seconds: a scheduled timer nearer than this is left to fire."""
-
+CROWD = 8_000
+"""With more processes in memory than these, distant timers are scheduled at once."""
 FOREVER = 100 * 365.25 * 86400.0
 """Seconds: a timer further away than this is not set at all."""
 
@@ -40,201 +36,245 @@ class LocalWork:
     def __init__(self, partition: Partition, host: Host) -> None:
         self._partition = partition
         self._host = host
-        self._armed = 0
+        self._publishing = partition.publishing
         self._unscheduling = asyncio.Semaphore(4)
 
-    def attend(self, resident: Resident, seq: int) -> None:
+    def attend(self, resident: Resident, message: m.Input) -> None:
         """After a live turn: begin what is new, drop what is over."""
         process = resident.process
+        if process.incarnation != resident.incarnation:
+            resident.drop_all()
+            resident.incarnation = process.incarnation
         dropped, process.dropped_local = process.dropped_local, []
         for n in dropped:
             if n not in process.steps and n not in process.timers:
-                self._drop(resident, n)
+                if n in resident.distant and n not in resident.local_due and not _is_end_of(message, n):
+                    self._partition.spawn(self._unschedule(resident.pid, process.incarnation, n))
+                resident.drop_local(n)
         new, process.new_local = process.new_local, []
         for n in new:
             if n in process.steps:
-                self._run_step(resident, n)
+                if not resident.held:
+                    self._run_step(resident, n)
             elif n in process.timers:
-                self._set_timer(resident, n, seq)
+                self._note_distance(resident, n)
+                self._set_timer(resident, n)
+        if process.restart is not None:
+            self._note_claim(resident, message)
+            self._attend_body(resident)
+
+    def note(self, resident: Resident, message: m.Input) -> None:
+        """After a replayed turn: remember what `resume` must know."""
+        process = resident.process
+        if process.incarnation != resident.incarnation:
+            resident.drop_all()
+            resident.incarnation = process.incarnation
+        for n in process.new_local:
+            if n in process.timers:
+                self._note_distance(resident, n)
+        process.new_local.clear()
+        process.dropped_local.clear()
+        if process.restart is not None:
+            process.restart.deliveries.clear()
+            self._note_claim(resident, message)
+
+    def resume(self, resident: Resident, quiet_to: int, *, busy: bool) -> None:
+        """After an activation: begin what the stream says is under way.
+
+        Args:
+            quiet_to: what was asked for up to this input was seen to by an earlier host.
+            busy: but not all of it was in the stream.
+        """
+        process = resident.process
+        if process.copying is not None:
+            resident.held = False
+            return  # what the copied part asks for was done for another process
+        resident.distant.intersection_update(process.timers)
+        for n, timer in process.timers.items():
+            if busy or timer.seq > quiet_to or n not in resident.distant:
+                self._set_timer(resident, n)
+        if not resident.held:
+            self.release(resident)
+
+    def release(self, resident: Resident) -> None:
+        """Steps and the `restart` body may begin."""
+        resident.held = False
+        process = resident.process
+        for n in process.steps:
+            self._run_step(resident, n)
         if process.restart is not None:
             self._attend_body(resident)
 
-    def resume(self, resident: Resident, quiet_to: int) -> None:
-        """After an activation: begin what the stream says is under way; timers of inputs to `quiet_to` were seen to."""
-        process = resident.process
-        if process.copying is not None:
-            return  # what the copied part asks for was done for another process
-        for n in process.steps:
-            self._run_step(resident, n)
-        for n, timer in process.timers.items():
-            self._set_timer(resident, n, timer.seq, set_before=timer.seq <= quiet_to)
-        if process.restart is not None:
-            self._attend_body(resident, replayed=process.applied <= quiet_to)
-
-    # Steps ------------------------------------------------------------------------------------------------------------------
+    # Steps ------------------------------------------------------------------------------------------------------------
 
     def _run_step(self, resident: Resident, n: int) -> None:
         if n not in resident.steps:
             coro = self._step(resident, n, resident.process.incarnation)
-            resident.steps[n] = asyncio.get_running_loop().create_task(coro)
+            resident.steps[n] = asyncio.get_running_loop().create_task(coro, name=f"step {n} of {resident.pid}")
 
     async def _step(self, resident: Resident, n: int, incarnation: int) -> None:
         step = resident.process.steps[n]
-        value, failure, attempts = await self._host.steps.run(step, self._host.allowed)
+        op = step.pending.op
+        try:
+            value, failure, attempts = await self._host.steps.run(step, self._host.may_start)
+            result = m.Result(incarnation=incarnation, op=op, value=value, error=failure, attempts=attempts)
+            payload = m.encode(result)
+            if len(payload) > m.MAX_INLINE:
+                result, blobs = values.deflate(result)
+                payload = m.encode(result)
+                await self._publishing.store(blobs)
+        except Exception as error:
+            log.error("process %s: %s %r has no result", resident.pid, op.kind, op.name, exc_info=error)
+            payload = m.encode(m.Result(incarnation=incarnation, op=op, error=failure_of(error)))
         if resident.process.gone:
             return
-        result = m.Result(incarnation=incarnation, op=step.pending.op, value=value, error=failure, attempts=attempts)
-        await self._own_inbox(resident, result, f"{n}.r", step.pending.op, incarnation)
+        msg_id = f"{resident.pid}.{incarnation}.{n}.r"
 
-    async def _own_inbox(self, resident: Resident, result: Any, suffix: str, op: Op, incarnation: int) -> None:
-        payload = m.encode(result)
-        if len(payload) > m.MAX_INLINE:
-            result, blobs = values.deflate(result)
-            for blob in blobs:
-                await self._host.bus.put_value(blob)
-            payload = m.encode(result)
+        def done(outcome: Outcome) -> None:
+            if type(outcome) is PubAck:
+                return
+            assert isinstance(outcome, BaseException)
+            log.error("process %s: the result of %s %r was refused: %s", resident.pid, op.kind, op.name, outcome)
+            failed = m.Result(incarnation=incarnation, op=op, value=UNSET, error=failure_of(outcome))
+            self._publishing.put(resident.pid, m.encode(failed), f"{msg_id}.e")
 
-        def done(outcome: Any) -> None:
-            resident.steps.pop(op.n, None)
-            if isinstance(outcome, Exception) and not resident.process.gone:
-                log.error("the outcome of %s %r was refused: %s", op.kind, op.name, outcome)
-                failed = m.Result(incarnation=incarnation, op=op, value=UNSET, error=failure_of(outcome))
-                self._to_inbox(resident.pid, m.encode(failed), f"{resident.pid}.{incarnation}.{suffix}.e", None)
+        self._publishing.put(resident.pid, payload, msg_id, done=done)
 
-        self._to_inbox(resident.pid, payload, f"{resident.pid}.{incarnation}.{suffix}", done)
+    # Timers -----------------------------------------------------------------------------------------------------------
 
-    def _to_inbox(self, pid: str, payload: bytes, msg_id: str, done: Any) -> None:
-        subject = subjects.inbox(self._host.env.app, self._partition.number, pid)
-        self._host.bus.publish_soon(self._host.inbox_stream, subject, payload, msg_id, done=done)
+    def _note_distance(self, resident: Resident, n: int) -> None:
+        """By the process's own clock, so that all its hosts agree which timers they will find in the stream."""
+        if resident.process.timers[n].when() - resident.process.clock > self._host.options.schedule_after:
+            resident.distant.add(n)
 
-    # Timers -------------------------------------------------------------------------------------------------------------------
-
-    def _set_timer(self, resident: Resident, n: int, seq: int, *, set_before: bool = False) -> None:
-        timer = resident.process.timers[n]
-        due = timer.when()
-        clock = self._host.clock
-        ahead = due - clock.now()
-        limit = self._host.options.schedule_after * (2 if set_before else 1)
-        if ahead > FOREVER:
+    def _set_timer(self, resident: Resident, n: int) -> None:
+        """Arm it here. A distant one becomes a scheduled message when its process has rested for a while."""
+        clock, loop = self._host.clock, asyncio.get_running_loop()
+        due = resident.process.timers[n].when()
+        if due - resident.process.clock > FOREVER:
             return
-        if (ahead <= limit and self._armed < MAX_ARMED) or clock.skipping:
-            self._armed += 1
-            resident.local_due[n] = due
-            if not clock.skipping:
-                self._arm(resident, n, ahead)
-            else:
-                self._host.timer_set(resident, n, due)
+        resident.local_due[n] = due
+        if clock.skipping:
+            self._host.timer_set(resident, n, due)
             return
-        resident.scheduled[n] = due
-        if set_before and ahead > limit:
-            return  # it stands in the stream
-        payload = self._timer_payload(resident, n)
-        app, part = self._host.env.app, self._partition.number
-        incarnation = resident.process.incarnation
-        self._partition.send(
-            resident,
-            seq,
-            self._host.inbox_stream,
-            subjects.timer(app, part, resident.pid, incarnation, n),
-            payload,
-            f"{resident.pid}.{incarnation}.{n}",
-            schedule_headers(due, subjects.inbox(app, part, resident.pid)),
-        )
-
-    def _arm(self, resident: Resident, n: int, ahead: float) -> None:
-        loop = asyncio.get_running_loop()
-        resident.timers[n] = loop.call_later(max(0.0, ahead), self.fire, resident, n)
+        # The stream's clock and this machine's may differ: no timer waits longer than it was set for.
+        ahead = max(0.0, min(due - clock.now(), due - resident.process.clock))
+        if n in resident.distant:
+            wait = self._host.options.park_after if len(self._partition.residents) < CROWD else 0.0
+            if ahead > wait:
+                resident.timers[n] = loop.call_later(wait, self._schedule, resident, n)
+                return
+        resident.timers[n] = loop.call_later(ahead, self.fire, resident, n)
 
     def fire(self, resident: Resident, n: int) -> None:
         """A timer is due: say so in the inbox."""
         if n not in resident.process.timers or resident.process.gone:
             return
-        payload = self._timer_payload(resident, n)
-        self._to_inbox(resident.pid, payload, f"{resident.pid}.{resident.process.incarnation}.{n}.t", None)
+        msg_id = f"{resident.pid}.{resident.process.incarnation}.{n}.t"
+        self._publishing.put(resident.pid, self._timer(resident, n), msg_id)
 
-    def _timer_payload(self, resident: Resident, n: int) -> bytes:
+    def _timer(self, resident: Resident, n: int) -> bytes:
         timer = resident.process.timers[n]
         assert timer.op is not None
         return m.encode(m.Timer(incarnation=resident.process.incarnation, op=timer.op, due=timer.when()))
 
-    def _drop(self, resident: Resident, n: int) -> None:
-        if n in resident.local_due:
-            self._armed -= 1
-        resident.drop_local(n)
-        due = resident.scheduled.pop(n, None)
-        if due is not None and due > self._host.clock.now() + NEARLY_DUE:
-            app, part = self._host.env.app, self._partition.number
-            subject = subjects.timer(app, part, resident.pid, resident.process.incarnation, n)
-            self._partition.spawn(self._unschedule(subject))
+    def _schedule(self, resident: Resident, n: int) -> None:
+        """Leave a distant timer to the stream; from its acknowledgement on nothing here waits for it."""
+        process = resident.process
+        if n not in process.timers or process.gone:
+            return
+        incarnation, due = process.incarnation, process.timers[n].when()
 
-    async def _unschedule(self, subject: str) -> None:
-        """Nobody waits for this timer any more."""
-        async with self._unscheduling:
-            await self._host.bus.cancel_schedule(self._host.inbox_stream, subject)
+        def done(outcome: Outcome) -> None:
+            if incarnation != process.incarnation or n not in process.timers or process.gone:
+                return
+            if type(outcome) is PubAck:
+                resident.local_due.pop(n, None)
+                resident.timers.pop(n, None)
+                return
+            log.error("a timer of process %s was refused, and stays here: %s", resident.pid, outcome)
+            ahead = max(0.0, due - self._host.clock.now())
+            resident.timers[n] = asyncio.get_running_loop().call_later(ahead, self.fire, resident, n)
 
-    def left(self, resident: Resident) -> None:
-        """The process leaves memory."""
-        self._armed -= len(resident.local_due)
+        self._publishing.put(
+            resident.pid,
+            self._timer(resident, n),
+            f"{resident.pid}.{incarnation}.{n}",
+            subject=self._schedule_subject(resident.pid, incarnation, n),
+            headers=schedule_headers(due, self._publishing.inbox(resident.pid)),
+            done=done,
+        )
 
-    # `restart` bodies -----------------------------------------------------------------------------------------------------------
+    def _schedule_subject(self, pid: str, incarnation: int, n: int) -> str:
+        return subjects.timer(self._host.env.app, self._partition.number, pid, incarnation, n)
 
-    def _attend_body(self, resident: Resident, *, replayed: bool = False) -> None:
+    async def _unschedule(self, pid: str, incarnation: int, n: int) -> None:
+        """Nobody waits for it any more: without this it would wake the process for nothing."""
+        subject = self._schedule_subject(pid, incarnation, n)
+        try:
+            async with self._unscheduling:
+                await self._host.bus.cancel_schedule(self._host.inbox_stream, subject)
+        except RegrowError as error:
+            log.info("a timer of process %s stays in the stream, and will fire for nothing: %s", pid, error)
+
+    # `restart` bodies -------------------------------------------------------------------------------------------------
+
+    def _note_claim(self, resident: Resident, message: m.Input) -> None:
+        claim = claim_of(message)
+        if claim is not None and (resident.claim is None or resident.claim[0] < claim[0]):
+            resident.claim = claim
+
+    def _attend_body(self, resident: Resident) -> None:
+        """Run the body where the first claim in the inbox is this host's; a claim of another one means that it was lost."""
         process = resident.process
         restart = process.restart
         assert restart is not None
-        body: BodyScope | None = resident.body
+        body = resident.body
         if body is not None and (body.incarnation != process.incarnation or not restart.running):
-            if body.incarnation != process.incarnation or process.ended or not restart.running:
-                body.abandon()
+            body.abandon()
             resident.body = body = None
-        if restart.running and body is None and not process.ended:
-            if not replayed and process.inputs_since_start <= 1:
-                body = self._start_body(resident)
-            else:
-                self._host_lost(resident)
         deliveries, restart.deliveries = restart.deliveries, []
+        if restart.running and not process.ended and body is None and not resident.held:
+            body = self._claim_body(resident)
         if body is not None:
             for delivery in deliveries:
                 body.deliver(delivery)
 
-    def _start_body(self, resident: Resident) -> BodyScope:
-        pid, process = resident.pid, resident.process
+    def _claim_body(self, resident: Resident) -> BodyScope | None:
+        """Start the body, claim it, or say that it was lost."""
+        process = resident.process
         incarnation = process.incarnation
-
-        def publish(act: m.Act) -> None:
-            self._publish_act(resident, act)
-
-        def ended() -> None:
-            if resident.body is body:
-                resident.body = None
-
-        body = BodyScope(process, publish, self._host.steps, ended)
-        resident.body = body
-        return body
-
-    def _publish_act(self, resident: Resident, act: m.Act) -> None:
-        """Into the own inbox; the fold takes acts in the order of their numbers, so a large one may come later."""
-        pid, body = resident.pid, resident.body
-        payload = m.encode(act)
-
-        def done(outcome: Any) -> None:
-            if isinstance(outcome, Exception) and body is not None and resident.body is body:
-                log.error("act %d (%s) of %s was refused: %s", act.m, act.what, pid, outcome)
-                body.refused(act.m, outcome)
-
-        async def store() -> None:
-            smaller, blobs = values.deflate(act)
-            for blob in blobs:
-                await self._host.bus.put_value(blob)
-            self._to_inbox(pid, m.encode(smaller), f"{pid}.{act.incarnation}.b{act.m}", done)
-
-        if len(payload) > m.MAX_INLINE:
-            self._partition.spawn(store())
+        me = f"{self._host.id}.{resident.number}"
+        claim = resident.claim if resident.claim is not None and resident.claim[0] == incarnation else None
+        if claim is not None and claim[1] == me:
+            resident.body = BodyScope(process, self._host.steps, self._host.may_start, self._publishing)
+            if process.result_raw is not None:  # it was cancelled, or timed out, before it began
+                resident.body.interrupt()
+            return resident.body
+        if resident.claimed == incarnation:
+            return None  # said before; what follows from it is on its way
+        resident.claimed = incarnation
+        if claim is None:
+            msg_id = f"{resident.pid}.{incarnation}.claim.{me}"
+            self._publishing.put(resident.pid, claim_message(incarnation, me), msg_id)
+            grace = 2 * self._host.options.ttl
+            asyncio.get_running_loop().call_later(grace, self._look_again, resident, incarnation)
         else:
-            self._to_inbox(pid, payload, f"{pid}.{act.incarnation}.b{act.m}", done)
+            self._say_lost(resident, incarnation, claim[1])
+        return None
 
-    def _host_lost(self, resident: Resident) -> None:
-        """The body ran on a host that is gone: record it."""
-        incarnation = resident.process.incarnation
-        lost = m.HostLost(incarnation=incarnation, host=self._host.id)
-        self._to_inbox(resident.pid, m.encode(lost), f"{resident.pid}.{incarnation}.host_lost", None)
+    def _look_again(self, resident: Resident, incarnation: int) -> None:
+        """An earlier owner's claim came before this one's, and by now that owner has let go."""
+        process, claim = resident.process, resident.claim
+        running = process.restart is not None and process.restart.running and not process.gone
+        if running and process.incarnation == incarnation and resident.body is None and claim is not None:
+            self._say_lost(resident, incarnation, claim[1])
+
+    def _say_lost(self, resident: Resident, incarnation: int, who: str) -> None:
+        lost = m.HostLost(incarnation=incarnation, host=who.partition(".")[0])
+        self._publishing.put(resident.pid, m.encode(lost), f"{resident.pid}.{incarnation}.host_lost")
+
+
+def _is_end_of(message: m.Input, n: int) -> bool:
+    """Timer `n` has fired."""
+    return type(message) is m.Timer and message.op.n == n

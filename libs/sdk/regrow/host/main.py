@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Coroutine
 from typing import Any
 
 import msgspec
@@ -45,31 +46,38 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--app", default="", help="name of the app (default: the program's name)")
     parser.add_argument("--nats", default=None, help="URL of the NATS server (default: $REGROW_NATS_URL)")
     parser.add_argument("--with-parent", action="store_true", help="end when standard input is closed")
+    parser.add_argument("--id", default="", help="its id (default: a new one); two hosts must never have the same")
     parser.add_argument("--ready-fd", type=int, default=1, help="file descriptor for the line that says it is ready")
     parser.add_argument("--log-level", default=os.environ.get("REGROW_LOG_LEVEL", "WARNING"))
     options = parser.parse_args(argv)
     logging.basicConfig(level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
         program = load(options.target)
-        _run(_serve(program, options))
+        hanging = _run(_serve(program, options))
     except RegrowError as error:
         print(f"error: {error.message}", file=sys.stderr)  # noqa: T201
         if error.hint:
             print(f"hint: {error.hint}", file=sys.stderr)  # noqa: T201
         return 2
+    if hanging:
+        # Python would wait for the threads of steps that go on although the host has ended.
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
     return 0
 
 
-def _run(coro: Any) -> None:
+def _run(coro: Coroutine[Any, Any, bool]) -> bool:
     try:
         import uvloop
     except ImportError:
-        asyncio.run(coro)
-    else:
-        uvloop.run(coro)
+        return asyncio.run(coro)
+    return uvloop.run(coro)
 
 
-async def _serve(program: LoadedProgram, options: argparse.Namespace) -> None:
+async def _serve(program: LoadedProgram, options: argparse.Namespace) -> bool:
+    """Whether a step goes on in a thread although the host has ended."""
     url = options.nats or os.environ.get("REGROW_NATS_URL", "")
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -78,7 +86,9 @@ async def _serve(program: LoadedProgram, options: argparse.Namespace) -> None:
     watching: asyncio.Task[None] | None = None
     bus = await Bus.connect(url or None, name=f"regrow-host-{program.name}")
     try:
-        host = Host(bus, program, app=options.app, url=url, options=HostOptions.from_environment())
+        settings = HostOptions.from_environment()
+        host = Host(bus, program, app=options.app, url=url, options=settings, host_id=options.id)
+        host.failed.add_done_callback(lambda _: stop.set())
         await host.start()
         gc.collect()
         gc.freeze()
@@ -93,6 +103,9 @@ async def _serve(program: LoadedProgram, options: argparse.Namespace) -> None:
         if watching is not None:
             watching.cancel()
         await host.stop()
+        if host.failed.done():
+            raise host.failed.result()
+        return await host.steps.is_hanging()
     finally:
         await bus.close()
 

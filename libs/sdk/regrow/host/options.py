@@ -1,0 +1,65 @@
+"""How a host behaves."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ..errors import ProgramError
+
+_VARIABLES = {
+    "ttl": "REGROW_HOST_TTL",
+    "park_after": "REGROW_PARK_AFTER",
+    "schedule_after": "REGROW_SCHEDULE_AFTER",
+    "warn_turn": "REGROW_WARN_TURN",
+    "turn_limit": "REGROW_TURN_LIMIT",
+    "drain": "REGROW_DRAIN",
+    "duplicate_window": "REGROW_DUPLICATE_WINDOW",
+}
+
+
+@dataclass(frozen=True)
+class HostOptions:
+    """All times in seconds.
+
+    Attributes:
+        ttl: after this long without a heartbeat the host counts as dead (1 or more).
+        park_after: a process at rest leaves memory after this long, and a distant timer goes into the stream.
+        schedule_after: a timer that was set for longer than this is distant.
+        cursor_every: how often the cursor is written while something changes.
+        warn_turn: a turn longer than this is logged with the line.
+        turn_limit: a turn longer than this is ended by force, and its process parked.
+        drain: at a graceful stop, how long running steps may take to finish.
+        threads: for sync steps.
+        duplicate_window: in which the app's stream recognises a message id; None: as `regrow_protocol.streams` has it.
+        hard: the host is a program of its own: C code in a body that never gives the interpreter back is ended by the
+            kernel, and the host with it.
+        force_replay: in tests, fold each process anew before every input and compare.
+    """
+
+    ttl: float = 2.0
+    park_after: float = 2.0
+    schedule_after: float = 5.0
+    cursor_every: float = 0.25
+    warn_turn: float = 1.0
+    turn_limit: float = 5.0
+    drain: float = 5.0
+    threads: int = 256
+    duplicate_window: float | None = None
+    hard: bool = False
+    force_replay: bool = False
+
+    @classmethod
+    def from_environment(cls) -> HostOptions:
+        """Those of a host program: `REGROW_HOST_TTL`, `REGROW_PARK_AFTER`, … where set; raises ProgramError."""
+        found: dict[str, Any] = {"hard": True}
+        for field in fields(cls):
+            variable = _VARIABLES.get(field.name, "")
+            if not (text := os.environ.get(variable, "")):
+                continue
+            try:
+                found[field.name] = float(text)
+            except ValueError:
+                raise ProgramError(f"{variable}={text!r} is no number", hint="give it in seconds") from None
+        return cls(**found)

@@ -1,0 +1,110 @@
+"""Probation: after a recovery, steps and `restart` bodies that were under way when the last owner died begin again.
+
+One of them may have been what it died of. So the cursor notes that they begin (`suspect` without an input, one attempt), and for how
+long this host has survived that since. If it dies too, the next one lets them begin one at a time, each noted before (two
+attempts), and waits for each as long as the last host survived, twice; so after a third host it is known which process it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from regrow_protocol import messages as m
+
+from .entering import outside_tasks
+from .recovery import ATTEMPTS
+from .resident import Resident
+
+if TYPE_CHECKING:
+    from .host import Host
+    from .partition import Partition
+
+log = logging.getLogger("regrow.host")
+
+LENGTH = 10.0
+"""Seconds after which a host that dies has died of something else."""
+LEAST = 0.5
+"""Seconds that a process is given at least where one is tried at a time."""
+POLL = 0.01
+
+
+class Probation:
+    """Of one partition.
+
+    Attributes:
+        suspect: the note that stands in the cursor.
+    """
+
+    def __init__(self, partition: Partition, host: Host) -> None:
+        self.suspect: m.Suspect | None = None
+        self._partition = partition
+        self._host = host
+
+    async def run(self, survived: float | None) -> None:
+        """Let what is held begin.
+
+        Args:
+            survived: how long the last host did after that, in seconds; None when it was not there yet.
+        """
+        held = [resident for resident in self._partition.residents.values() if resident.held]
+        idle = [resident for resident in held if not _has_work(resident)]
+        await outside_tasks(self._release, idle)
+        held = sorted((r for r in held if r.held), key=lambda resident: resident.pid)
+        if held and survived is None:
+            await self._together(held)
+        elif held and survived is not None:
+            log.warning("partition %d: %d processes begin one at a time", self._partition.number, len(held))
+            for resident in held:
+                while any(partition.recovery is not None for partition in self._host.partitions.values()):
+                    await asyncio.sleep(POLL)  # turns first: they are quickly done
+                await self._alone(resident, LEAST + 2 * survived)
+        self._partition.probation = None
+        await self._partition.write_cursor()
+
+    def _release(self, residents: list[Resident]) -> None:
+        for resident in residents:
+            if self._partition.residents.get(resident.pid) is resident:
+                self._partition.local.release(resident)
+
+    async def _together(self, held: list[Resident]) -> None:
+        await self._note(held[0].pid, 1)
+        await outside_tasks(self._release, held)
+        began = self._host.loop_time()
+        begun = [(resident, _work_of(resident)) for resident in held]
+        while (survived := self._host.loop_time() - began) < LENGTH and any(_goes_on(*each) for each in begun):
+            self.suspect = m.Suspect(held[0].pid, 0, 1, survived)  # the cursor is written soon
+            await asyncio.sleep(POLL)
+
+    async def _alone(self, resident: Resident, patience: float) -> None:
+        async with self._host.suspicion:
+            await self._note(resident.pid, ATTEMPTS)
+            await outside_tasks(self._release, [resident])
+            deadline = self._host.loop_time() + patience
+            work = _work_of(resident)
+            while self._host.loop_time() < deadline and _goes_on(resident, work):
+                await asyncio.sleep(POLL)
+            self.suspect = None
+            await self._partition.write_cursor()
+
+    async def _note(self, pid: str, attempts: int) -> None:
+        self.suspect = m.Suspect(pid, 0, attempts, POLL)
+        await self._partition.write_cursor()
+
+
+def _has_work(resident: Resident) -> bool:
+    restart = resident.process.restart
+    return bool(resident.process.steps) or (restart is not None and restart.running and not resident.process.ended)
+
+
+def _work_of(resident: Resident) -> frozenset[int]:
+    """The steps that have begun; empty for a `restart` body."""
+    return frozenset(resident.steps)
+
+
+def _goes_on(resident: Resident, work: frozenset[int]) -> bool:
+    process = resident.process
+    if process.gone or process.ended:
+        return False
+    return bool(work & resident.steps.keys()) or (process.restart is not None and process.restart.running)
