@@ -10,7 +10,7 @@ import time
 import uuid
 from pathlib import Path
 
-from regrow import agent_process, done, emit, expose, spawn, step, wait
+from regrow import agent_process, current_process, done, emit, expose, sleep, spawn, step, wait
 
 if limit := os.environ.get("CHAOS_MEMORY"):  # bytes of address space that this host may have
     resource.setrlimit(resource.RLIMIT_AS, (int(limit), int(limit)))
@@ -101,3 +101,26 @@ async def diverges(file: str) -> str:
     await serve()
     emit("waiting")
     return await wait()
+
+
+@agent_process
+async def rests(month: bool) -> str:
+    """Sleeps for a month, or waits for a call; answers either way."""
+    await serve()
+    if month:
+        await sleep(30 * 86400)
+    return await wait()
+
+
+async def noted(i: int, seconds: float, ledger: str, who: str) -> int:
+    """A side effect that tells how often it ran."""
+    with Path(ledger).open("a") as file:
+        file.write(f"{who} {i}\n")
+    await asyncio.sleep(seconds)
+    return i
+
+
+@agent_process
+async def bookkeeper(steps: int, seconds: float, ledger: str) -> int:
+    """Steps whose runs are counted outside."""
+    return sum([await step(noted, i, seconds, ledger, current_process().pid) for i in range(steps)])
