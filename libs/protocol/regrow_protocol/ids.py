@@ -1,7 +1,7 @@
 """Ids: prefixed, sortable by time of creation, safe as one token of a NATS subject.
 
-`<prefix>_<time><tail>`: 10 characters of milliseconds since 1970 and 16 of entropy, in Crockford's base 32 (as a ULID, lower
-case). A child's id is derived from its parent's operation, so a replayed body names the same child again.
+`<prefix>_<time><tail>`: 10 characters of milliseconds since 1970 and 16 of entropy, in Crockford's base 32 (as a ULID,
+lower case). A child's id is derived from its parent's operation, so a replayed body names the same child again.
 """
 
 from __future__ import annotations

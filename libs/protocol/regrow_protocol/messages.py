@@ -1,7 +1,8 @@
 """Every message body of Regrow: JSON of tagged `msgspec.Struct`s (the tag is `kind`).
 
-A process is a deterministic fold over its inbox (docs/architecture.md). `Input` is the union of what an inbox carries. JSON
-Schemas and the AsyncAPI document are generated from these types, so their docstrings are the wire protocol's reference.
+A process is a deterministic fold over its inbox (docs/architecture.md). `Input` is the union of what an inbox carries.
+JSON Schemas and the AsyncAPI document are generated from these types, so their docstrings are the wire protocol's
+reference.
 
 References:
     `Ref` names who asked: (pid, incarnation, n), n being the operation's number in that incarnation.
@@ -82,7 +83,7 @@ class Message(Struct, frozen=True, omit_defaults=True, tag_field="kind", kw_only
 
     Attributes:
         at: recorded time that replaces the stream's (seconds since 1970): copied histories keep theirs.
-        clock: the sender's process clock where it is ahead of real time: time never runs backwards along a causal chain.
+        clock: the sender's process clock where it is ahead of real time: no chain of causes runs back in time.
     """
 
     at: float | None = None
@@ -94,8 +95,8 @@ class Request(Message, frozen=True, omit_defaults=True, kw_only=True):
 
     Attributes:
         by: the operation of the process that sent it; None for clients and services.
-        k: number of this request among those of the sender's incarnation to this process, from 1: a repeat is dropped, one
-           that came too early is held. 0: not numbered.
+        k: number of this request among those of the sender's incarnation to this process, from 1: a repeat is dropped,
+            one that came too early is held. 0: not numbered.
     """
 
     by: Ref | None = None
@@ -434,7 +435,7 @@ class Cursor(Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         floor: every input up to it is applied and its outputs are acknowledged, but for those of `stuck`.
-        busy: processes that do something that is not in the stream: a local step, an unscheduled timer, a `restart` body.
+        busy: processes that do what the stream does not hold: a local step, an unscheduled timer, a `restart` body.
         stuck: parked processes, by pid.
         clean: the owner let go of the partition by itself; after any other end the next one recovers turn by turn.
         suspect: the turn under way in a recovery.

@@ -1,9 +1,10 @@
 """Where the NATS server stages atomic batches: in memory, when it stores its streams on a disk of this machine.
 
-A batch to an unreplicated stream in file storage is first written to a small store of its own, `<stream>/batches/<id>`; creating
-its files costs more than the batch itself (2 ms, five times that on a busy disk). This keeps `batches` of every stream a link to a folder on
-a tmpfs. What is staged is not acknowledged yet, and a restart of the server drops it anyway, so no promise changes: a batch is
-acknowledged when it stands in the stream's own files, synced. Where it cannot be done (no tmpfs), batches are only slower. ADR 0008.
+A batch to an unreplicated stream in file storage is first written to a small store of its own, `<stream>/batches/<id>`;
+creating its files costs more than the batch itself (2 ms, five times that on a busy disk). This keeps `batches` of
+every stream a link to a folder on a tmpfs. What is staged is not acknowledged yet, and a restart of the server drops it
+anyway, so no promise changes: a batch is acknowledged when it stands in the stream's own files, synced. Where it cannot
+be done (no tmpfs), batches are only slower. ADR 0008.
 """
 
 from __future__ import annotations

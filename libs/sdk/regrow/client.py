@@ -1,6 +1,7 @@
 """A client of processes, outside all of them: start, watch, call, cancel.
 
-Events and replies come over core subscriptions; the streams are read only to catch up, so any number of clients may watch.
+Events and replies come over core subscriptions; the streams are read only to catch up, so any number of clients may
+watch.
 """
 
 from __future__ import annotations
@@ -174,7 +175,7 @@ class Client:
             raise ProcessNotFound(f"There is no process {pid}", hint="`regrow ls` lists them")
         return RemoteProcess(self, subjects.event_parts(last.subject)[0], pid)
 
-    # Calls ------------------------------------------------------------------------------------------------------------------
+    # Calls ------------------------------------------------------------------------------------------------------------
 
     async def call(
         self,
@@ -249,7 +250,7 @@ class Client:
             except msgspec.MsgspecError as error:
                 future.set_exception(CallFailed(f"The reply does not decode: {error}"))
 
-    # Events -----------------------------------------------------------------------------------------------------------------
+    # Events -----------------------------------------------------------------------------------------------------------
 
     async def records(self, app: str, pid: str, *, follow: bool = True) -> AsyncIterator[m.EventRecord]:
         """The recorded events of a process, each once, in order."""

@@ -1,7 +1,7 @@
 """Refuses blocking I/O in the turn of a body: sockets and subprocesses that asyncio does not see.
 
-An audit hook (PEP 578), installed once by the first host of an interpreter. Steps and `restart` bodies run on other loops or in
-threads, where it lets everything pass.
+An audit hook (PEP 578), installed once by the first host of an interpreter. Steps and `restart` bodies run on other
+loops or in threads, where it lets everything pass.
 """
 
 from __future__ import annotations

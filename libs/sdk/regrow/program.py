@@ -1,7 +1,7 @@
 """A program is a Python file or module that defines process types; its build is a hash of the code.
 
-`build` = hash of the program's file, of the modules it loaded from its own folder, and of the files of all its process types,
-with the SDK's version and the Python minor version: two versions of the code never fold one process at once.
+`build` = hash of the program's file, of the modules it loaded from its own folder, and of the files of all its process
+types, with the SDK's version and the Python minor version: two versions of the code never fold one process at once.
 """
 
 from __future__ import annotations

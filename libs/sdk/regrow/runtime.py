@@ -1,7 +1,8 @@
 """`asyncio.run(main("x"))`: a process type called outside any process is a root, and this program is its client.
 
-The session connects to `REGROW_NATS_URL`, or starts the embedded stack when none is set; runs a host for the program; starts the
-root and waits for it. Roots that run at the same time share the session. When the program is interrupted the tree is cancelled.
+The session connects to `REGROW_NATS_URL`, or starts the embedded stack when none is set; runs a host for the program;
+starts the root and waits for it. Roots that run at the same time share the session. When the program is interrupted the
+tree is cancelled.
 """
 
 from __future__ import annotations

@@ -6,10 +6,10 @@ async def test_survey():
         assert await rt.run(survey, "folder") == ...
 ```
 
-The server is started once per interpreter, on a store in a temporary folder, unless `REGROW_TEST_NATS_URL` names one. Timers
-fire as soon as nothing else is left to do, in their order, so a month's sleep takes no time; `skip_time=False` waits for real.
-With `REGROW_TEST_REPLAY=1`, or `force_replay=True`, every process is folded anew from its inbox before each of its inputs, and the
-outputs are compared: what would not survive a crash fails there.
+The server is started once per interpreter, on a store in a temporary folder, unless `REGROW_TEST_NATS_URL` names one.
+Timers fire as soon as nothing else is left to do, in their order, so a month's sleep takes no time; `skip_time=False`
+waits for real. With `REGROW_TEST_REPLAY=1`, or `force_replay=True`, every process is folded anew from its inbox before
+each of its inputs, and the outputs are compared: what would not survive a crash fails there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import atexit
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar
@@ -117,7 +117,7 @@ class Runtime:
         await self.bus.request(f"$JS.API.STREAM.DELETE.{streams.inbox_stream(self.app)}")
         await self.bus.close()
 
-    # Hosts --------------------------------------------------------------------------------------------------------------
+    # Hosts ------------------------------------------------------------------------------------------------------------
 
     async def start_host(self) -> None:
         """Start a host and give it every partition."""
@@ -155,7 +155,7 @@ class Runtime:
         finally:
             self._held -= 1
 
-    # Processes ----------------------------------------------------------------------------------------------------------
+    # Processes --------------------------------------------------------------------------------------------------------
 
     async def start(self, process: ProcessType[P, Any], *args: P.args, **kwargs: P.kwargs) -> RemoteProcess:
         """Start a root process."""
@@ -168,7 +168,7 @@ class Runtime:
         started = await self.start(process, *args, **kwargs)
         return await started.result()
 
-    # Time -----------------------------------------------------------------------------------------------------------------
+    # Time -------------------------------------------------------------------------------------------------------------
 
     async def _skip(self) -> None:
         """Move the clock to the next timer whenever nothing else is left to do."""
@@ -194,7 +194,7 @@ async def runtime(
     force_replay: bool | None = None,
     url: str | None = None,
     options: HostOptions | None = None,
-) -> AsyncIterator[Runtime]:
+) -> AsyncGenerator[Runtime]:
     """A runtime with one host in this interpreter.
 
     Args:
