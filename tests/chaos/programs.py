@@ -8,6 +8,7 @@ import resource
 import signal
 import time
 import uuid
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from regrow import agent_process, current_process, done, emit, expose, sleep, spawn, step, wait
@@ -124,3 +125,37 @@ async def noted(i: int, seconds: float, ledger: str, who: str) -> int:
 async def bookkeeper(steps: int, seconds: float, ledger: str) -> int:
     """Steps whose runs are counted outside."""
     return sum([await step(noted, i, seconds, ledger, current_process().pid) for i in range(steps)])
+
+
+@agent_process
+async def untidy(ledger: str) -> str:
+    """Has much to do when it is closed; a line in `ledger` tells that it was."""
+
+    async def numbers() -> AsyncIterator[int]:
+        try:
+            yield 1
+            yield 2
+        finally:
+            emit("generator-closed")
+            await step(effect, 1, 0.0)
+
+    async def beside() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            emit("task-closed")
+            spawn(worker, 1, 0.0)
+
+    kept = numbers()
+    await anext(kept)
+    task = asyncio.create_task(beside())
+    await asyncio.sleep(0)
+    await serve()
+    try:
+        return await wait()
+    finally:
+        with Path(ledger).open("a") as file:
+            file.write(current_process().pid + "\n")
+        emit("closed")
+        task.cancel()
+        await step(effect, 0, 0.0)
