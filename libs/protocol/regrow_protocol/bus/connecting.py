@@ -168,9 +168,9 @@ async def close(connection: Connection) -> None:
     """Close for good, also in the middle of reconnecting."""
     connection.options["allow_reconnect"] = False
     task = connection._reconnection_task
-    if task is not None and not task.done():
-        task.cancel()
-        await asyncio.wait([task])
+    while task is not None and not task.done():
+        task.cancel()  # again and again: `asyncio.wait_for` of Python 3.11 may swallow one, and nats-py swallows some
+        await asyncio.wait([task], timeout=RETRY)
     if connection.up:
         try:
             await connection.flush(FLUSH)  # pyright: ignore[reportArgumentType]
