@@ -90,7 +90,8 @@ class Stack:
 
     Attributes:
         env: for its programs.
-        build: of the last host that was started.
+        last_host: the one that was started last.
+        build: of it.
     """
 
     def __init__(self, server: NatsServer, bus: Bus, stack: AsyncExitStack) -> None:
@@ -99,6 +100,7 @@ class Stack:
         self.client = Client(bus)
         self.env = {"REGROW_HOST_TTL": str(TTL), "REGROW_LOG_LEVEL": "error"}
         self.build = ""
+        self.last_host: HostProcess
         self._stack = stack
 
     @property
@@ -139,6 +141,7 @@ class Stack:
         )
         ready = await made.start()
         self.build = ready.build
+        self.last_host = made
         self._stack.push_async_callback(self.end_host, made)
         return made
 

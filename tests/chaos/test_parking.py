@@ -16,7 +16,7 @@ ENDINGS = ("closed", "task-closed", "generator-closed")
 
 
 async def test_what_is_closed_says_nothing(stack: Stack, tmp_path: Path) -> None:
-    """What open blocks, tasks and generators do when a process is parked is nowhere; at its real end it is there, once."""
+    """What blocks, tasks and generators do when a process is parked is nowhere; at its real end it is there, once."""
     ledger = tmp_path / "ledger"
     ledger.touch()
     stack.env["REGROW_PARK_AFTER"] = "0.2"
