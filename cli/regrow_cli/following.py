@@ -9,7 +9,7 @@ from contextlib import suppress
 import msgspec
 from regrow.client import Client, RemoteProcess
 from regrow.runtime import Session
-from regrow_protocol import ids, subjects
+from regrow_protocol import ids, streams, subjects
 from regrow_protocol import messages as m
 from regrow_protocol.bus import Entry
 from regrow_protocol.errors import RegrowError
@@ -29,6 +29,7 @@ async def follow(
     build: str,
     after: int = 0,
     known: Mapping[str, str] | None = None,
+    since: int | None = None,
     failed: asyncio.Future[RegrowError] | None = None,
 ) -> m.EventRecord:
     """Show a process until it ends; its final event.
@@ -39,7 +40,8 @@ async def follow(
         view: to show it in.
         build: that folds it.
         after: what its partition's cursor says before this input is done does not count.
-        known: status by pid of the processes of its tree that are listed already.
+        known: status by pid of the processes of its tree that were listed before.
+        since: sequence of the last event before that; None: what happened before does not count.
         failed: what is set when its host cannot be kept running.
 
     Raises:
@@ -76,6 +78,9 @@ async def follow(
     cursors = bus.kv("regrow_cursors").watch(f"{subjects.token(process.app)}.{build}.{part}", cursor)
     ending = asyncio.ensure_future(to_the_end())
     try:
+        for type_ in LIFE if since is not None else ():
+            for received in await bus.history(streams.EVENTS, subjects.events_of(process.app, type_=type_), since + 1):
+                tree.take(m.decode(received.data, m.EventRecord))
         await asyncio.wait([ending, parked, *([failed] if failed else [])], return_when=asyncio.FIRST_COMPLETED)
         if not ending.done():
             raise ProcessStuck(process.pid, parked.result()) if parked.done() or failed is None else failed.result()
@@ -98,11 +103,19 @@ async def run_to_the_end(
     build: str,
     after: int = 0,
     known: Mapping[str, str] | None = None,
+    since: int | None = None,
 ) -> m.EventRecord:
     """`follow` with the session's host; when it is interrupted the tree is cancelled."""
     try:
         return await follow(
-            session.client, process, view, build=build, after=after, known=known, failed=session.host.failed
+            session.client,
+            process,
+            view,
+            build=build,
+            after=after,
+            known=known,
+            since=since,
+            failed=session.host.failed,
         )
     except asyncio.CancelledError:
         view.note(f"cancelling {process.pid} and all below it; Ctrl-C again leaves it to: regrow resume {process.pid}")

@@ -10,7 +10,7 @@ from regrow.client import Client, RemoteProcess
 from regrow.errors import ProgramError
 from regrow.history import History
 from regrow.runtime import Session
-from regrow_protocol import ids, subjects
+from regrow_protocol import ids, streams, subjects
 from regrow_protocol import messages as m
 from regrow_protocol.bus import Bus
 from regrow_protocol.errors import WrongRevision
@@ -94,7 +94,7 @@ class Resuming:
     async def _upgrade(self, row: Row, build: str) -> None:
         part = ids.partition_of(row.pid, self._history.partitions)
         inbox = subjects.inbox(row.app, part, row.pid)
-        last = await self._bus.last(f"REGROW_INBOX_{subjects.token(row.app)}", inbox)
+        last = await self._bus.last(streams.inbox_stream(row.app), inbox)
         # The id holds the input it follows: going to and fro between two builds is no repeat.
         msg_id = f"{row.pid}.upgrade.{build}.{last.seq if last is not None else 0}"
         await self._client.send(row.app, row.pid, m.Upgrade(build=build), msg_id=msg_id)
@@ -118,12 +118,13 @@ class Resuming:
         prepare(target, history)
         with view_for(quiet=quiet) as view:
             view.began(f"starting {target}")
+            since = await self._bus.last_seq(streams.EVENTS)
+            known = {row.pid: row.status for row in tree_of(await rows(self._bus), history.root)}
             session = await Session.open(target, app=history.app, url=url, prints_to_stderr=True)
             try:
                 ready = session.host.ready
                 assert ready is not None
                 after = 0
-                known = {row.pid: row.status for row in tree_of(await rows(self._bus), history.root)}
                 await self.move(ready.build)
                 for row in await self._tree(history.root):
                     if row.stuck is not None and row.build == ready.build:
@@ -131,6 +132,8 @@ class Resuming:
                         after = seq if row.pid == history.root else after
                 process = RemoteProcess(session.client, history.app, history.root)
                 view.began(f"{history.root} in app {history.app}")
-                return await run_to_the_end(session, process, view, build=ready.build, after=after, known=known)
+                return await run_to_the_end(
+                    session, process, view, build=ready.build, after=after, known=known, since=since
+                )
             finally:
                 await session.close()

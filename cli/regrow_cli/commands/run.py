@@ -61,6 +61,7 @@ def run(
 
 async def _run(chosen: Settings, target: str, type_: str, raw: bytes, name: str, app: str, quiet: bool):
     from regrow.runtime import Session
+    from regrow_protocol.streams import EVENTS
 
     from ..following import run_to_the_end
     from ..live_view import view_for
@@ -70,9 +71,10 @@ async def _run(chosen: Settings, target: str, type_: str, raw: bytes, name: str,
         view.began(f"starting {target}")
         session = await Session.open(target, app=app, url=url, prints_to_stderr=True)
         try:
+            since = await session.bus.last_seq(EVENTS)
             process = await session.start(type_, raw, target, name=name)
             view.began(f"{type_} {process.pid} in app {process.app}")
             assert session.host.ready is not None
-            return await run_to_the_end(session, process, view, build=session.host.ready.build)
+            return await run_to_the_end(session, process, view, build=session.host.ready.build, since=since)
         finally:
             await session.close()

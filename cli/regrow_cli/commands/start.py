@@ -49,6 +49,7 @@ async def _start(
 ) -> EventRecord | None:
     from regrow.client import Client
     from regrow.codec import to_raw
+    from regrow_protocol.streams import EVENTS
 
     from ..access import connected
     from ..arguments import parse
@@ -62,13 +63,14 @@ async def _start(
         client = Client(bus)
         if name:
             await _is_free(bus, app, name)
+        since = await bus.last_seq(EVENTS)
         process = await client.start(app, build, type_, raw, name=name)
         if not wait:
             print(process.pid)
             return None
         with view_for(quiet=quiet) as view:
             view.began(f"{type_} {process.pid} in app {app}")
-            return await follow(client, process, view, build=build)
+            return await follow(client, process, view, build=build, since=since)
 
 
 async def _is_free(bus: Bus, app: str, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -16,8 +17,11 @@ from typing import Any
 
 import pytest
 from msgspec import Struct
+from regrow.client import Client
 from regrow_cli.os_process import identify, is_alive
+from regrow_cli.processes import ENDS, Row, in_tree_order, rows
 from regrow_cli.stack import ensure_stack, stop_stack
+from regrow_protocol.bus import Bus
 
 PROGRAMS = Path(__file__).parent / "programs"
 TIMEOUT = 60.0
@@ -66,13 +70,38 @@ class Stack:
         """Run a command to its end."""
         argv = [sys.executable, "-m", "regrow_cli", *arguments]
         ended = subprocess.run(
-            argv, capture_output=True, text=True, env=self.environment, cwd=cwd, input=given, timeout=TIMEOUT, check=False
+            argv,
+            capture_output=True,
+            text=True,
+            env=self.environment,
+            cwd=cwd,
+            input=given,
+            timeout=TIMEOUT,
+            check=False,
         )
         return Done(ended.returncode, ended.stdout, ended.stderr)
 
     def ls(self, *arguments: str) -> list[dict[str, Any]]:
         """`regrow ls --json`."""
         return self.regrow("ls", "--json", *arguments).json
+
+    def rows(self, app: str, *, ended: bool = False) -> list[Row]:
+        """What `regrow ls` would list, without the second that starting it takes: for waiting."""
+
+        async def read() -> list[Row]:
+            async with await Bus.connect(self.url, name="test") as bus:
+                return in_tree_order([row for row in await rows(bus) if row.app == app])
+
+        return [row for row in asyncio.run(read()) if ended or row.status not in ENDS]
+
+    def events(self, app: str, pid: str) -> list[str]:
+        """The types of a process's events."""
+
+        async def read() -> list[str]:
+            async with await Bus.connect(self.url, name="test") as bus:
+                return [event.type async for event in Client(bus).records(app, pid, follow=False)]
+
+        return asyncio.run(read())
 
 
 class Running:

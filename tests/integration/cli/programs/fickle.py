@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
-from regrow import agent_process, done, emit, expose, step, wait
+from regrow import agent_process, done, emit, expose, sleep, step, wait
 
 
 def one() -> int:
@@ -17,7 +18,10 @@ def two() -> int:
 
 @agent_process
 async def main(flag: str) -> int:
-    """Another step when the file `flag` is there: nothing that would survive a replay."""
+    """Another step when the file `flag` is there: nothing that would survive a replay.
+
+    It always has a timer, so a new host folds it at once and not only when somebody calls.
+    """
     number = await step(two if Path(flag).exists() else one)
     emit("ready", number)
 
@@ -25,4 +29,12 @@ async def main(flag: str) -> int:
     async def finish() -> None:
         done(number)
 
-    return await wait()
+    async def tick() -> None:
+        while True:
+            await sleep(1)
+
+    ticking = asyncio.create_task(tick())
+    try:
+        return await wait()
+    finally:
+        ticking.cancel()

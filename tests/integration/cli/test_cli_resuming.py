@@ -1,0 +1,169 @@
+"""`regrow resume`: programs that were killed, code that was changed, processes that are parked."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from conftest_cli import Launch, Running, Stack, copy_of, opened, pid_in, until
+
+pytestmark = [pytest.mark.xdist_group("cli-resuming"), pytest.mark.timeout(180)]
+
+
+def _root(stack: Stack, app: str) -> str:
+    """The pid of the only root of an app."""
+    roots = until(lambda: [row for row in stack.rows(app) if row.parent is None], "the root")
+    assert len(roots) == 1
+    return roots[0].pid
+
+
+def _statuses(stack: Stack, program: Path) -> list[str]:
+    return [row.status for row in stack.rows(program.stem)]
+
+
+def _killed_midway(stack: Stack, launch: Launch, program: Path, log: Path, gate: Path) -> str:
+    """Run `python program`, kill it where it waits for the gate; the root's pid."""
+    running = launch("4", str(log), str(gate), program=program)
+    pid = _root(stack, program.stem)
+    until(lambda: stack.events(program.stem, pid).count("progress") == 2, "half of it")
+    running.kill()
+    until(lambda: all(row.status == "no-host" for row in stack.rows(program.stem)), "that nobody runs it")
+    return pid
+
+
+def test_a_killed_program_is_finished(stack: Stack, tally: Path, launch: Launch, tmp_path: Path) -> None:
+    """`kill -9` of `python FILE`, then `resume`: the right result, and no recorded step runs again."""
+    log, gate = tmp_path / "log", tmp_path / "gate"
+    pid = _killed_midway(stack, launch, tally, log, gate)
+    text = stack.regrow("status", pid).out
+    assert f"regrow resume {pid}" in text
+    assert "wait_for" in text
+    gate.write_text("open")
+    done = stack.regrow("resume", pid[:24])
+    assert (done.code, done.json) == (0, [0, 1, 4, 9])
+    assert log.read_text().split() == ["0", "1", "2", "3"]
+    assert "(5 done)" in done.err.splitlines()[-1]
+    assert stack.regrow("replay", pid).code == 0
+    assert stack.regrow("resume", pid).out == f"{pid} is done already.\n"
+
+
+def test_changed_code_goes_on_where_it_was(stack: Stack, tally: Path, launch: Launch, tmp_path: Path) -> None:
+    """The file has another build now: the processes move to it, and what has been done stands."""
+    gate = tmp_path / "gate"
+    pid = _killed_midway(stack, launch, tally, tmp_path / "log", gate)
+    before = stack.regrow("status", pid, "--json").json["process"]["build"]
+    tally.write_text(tally.read_text().replace("return n * n", "return n * n * n"))
+    assert "has been changed since" in stack.regrow("status", pid).out
+    gate.write_text("open")
+    assert stack.regrow("resume", pid, "-q").json == [0, 1, 8, 27]
+    assert stack.regrow("status", pid, "--json").json["process"]["build"] != before
+
+
+def test_the_program_may_have_moved(stack: Stack, tally: Path, launch: Launch, tmp_path: Path) -> None:
+    """A program that is gone is an error; `--program` names where it is now."""
+    gate = tmp_path / "gate"
+    pid = _killed_midway(stack, launch, tally, tmp_path / "log", gate)
+    moved = tally.rename(tmp_path / "moved.py")
+    gone = stack.regrow("resume", pid)
+    assert (gone.code, "is gone" in gone.error, "--program" in gone.err) == (8, True, True)
+    gate.write_text("open")
+    assert stack.regrow("resume", pid, "--program", str(moved), "-q").json == [0, 1, 4, 9]
+
+
+def test_ctrl_c_while_resumed_cancels(stack: Stack, tally: Path, launch: Launch, tmp_path: Path) -> None:
+    """A resumed tree is as much the command's as one that it started."""
+    gate = tmp_path / "gate"
+    with opened(gate):  # the steps that wait for it end with the test
+        pid = _killed_midway(stack, launch, tally, tmp_path / "log", gate)
+        resumed = launch("resume", pid)
+        until(lambda: "in app" in resumed.err, "its host")
+        assert resumed.interrupt().code == 130
+    assert stack.regrow("events", pid).out.splitlines()[-1].endswith("cancelled")
+
+
+@pytest.fixture
+def fickle(tmp_path: Path) -> Path:
+    """A copy of a program that does not replay while there is a file `flag`."""
+    return copy_of("fickle.py", tmp_path)
+
+
+def _host(launch: Launch, program: Path) -> Running:
+    host = launch("host", str(program))
+    until(lambda: "runs app" in host.out, "the host")
+    return host
+
+
+def test_a_stuck_process_is_resumed_by_a_host_of_its_own(
+    stack: Stack, fickle: Path, launch: Launch, tmp_path: Path
+) -> None:
+    """A body that diverges is parked: `run` says so, lists and `replay` show it, and when it is mended it goes on."""
+    flag = tmp_path / "flag"
+    running = launch("run", str(fickle), f"flag={flag}")
+    pid = pid_in(running)
+    until(lambda: "ready" in running.err, "its step")
+    running.kill()
+    until(lambda: _statuses(stack, fickle) == ["no-host"], "that nobody runs it")
+    flag.touch()
+    resumed = stack.regrow("resume", pid)
+    assert resumed.code == 15
+    assert "recorded operation 2 was step one; the code now does step two (" in resumed.error
+    assert stack.ls("--status", "stuck", "--app", fickle.stem)[0]["stuck"]["code"] == "nondeterminism"
+    assert "stuck        at input" in stack.regrow("status", pid).out
+    replayed = stack.regrow("replay", pid)
+    assert replayed.code == 9
+    assert f"{fickle.name}:" in replayed.error
+    flag.unlink()
+    resumed_again = launch("resume", pid)
+    until(lambda: _statuses(stack, fickle) == ["running"], "that it goes on")
+    assert stack.regrow("call", pid, "finish").code == 0
+    assert resumed_again.wait().json == 1
+
+
+def test_a_stuck_process_is_taken_up_by_a_living_host(
+    stack: Stack, fickle: Path, launch: Launch, tmp_path: Path
+) -> None:
+    """The host parked it and goes on; `resume` has it try again, and says what came of that."""
+    flag = tmp_path / "flag"
+    _host(launch, fickle)
+    pid = stack.regrow("start", fickle.stem, "main", f"flag={flag}").out.strip()
+    assert stack.regrow("call", pid, "nothing").code == 5  # it is there
+    flag.touch()
+    (host,) = stack.regrow("hosts", "--json", "--app", fickle.stem).json
+    os.kill(host["os_pid"], signal.SIGKILL)
+    until(lambda: _statuses(stack, fickle) == ["stuck"], "that it is parked")
+    assert "runs, and nothing below it is stuck" not in stack.regrow("resume", pid).out
+    again = stack.regrow("resume", pid)
+    assert (again.code, "step two" in again.error) == (15, True)
+    flag.unlink()
+    assert stack.regrow("resume", pid).out == f"{pid} is taken up again.\n"
+    assert stack.regrow("call", pid, "finish").code == 0
+    assert "is done already" in stack.regrow("resume", pid).out
+
+
+def test_what_runs_is_left_alone(stack: Stack, fickle: Path, launch: Launch, tmp_path: Path) -> None:
+    """`resume` of a process that runs says so and starts nothing."""
+    _host(launch, fickle)
+    pid = stack.regrow("start", fickle.stem, "main", f"flag={tmp_path / 'flag'}").out.strip()
+    until(lambda: stack.rows(fickle.stem), "its record")
+    assert "nothing below it is stuck" in stack.regrow("resume", pid).out
+    assert len(stack.regrow("hosts", "--json", "--app", fickle.stem).json) == 1
+
+
+def test_a_process_moves_to_a_new_build_that_has_a_host(stack: Stack, tally: Path, launch: Launch) -> None:
+    """Without a host of its build but with one of newer code, `resume` sends it there at once."""
+    old = launch("host", str(tally))
+    until(lambda: "runs app" in old.out, "the host")
+    pid = stack.regrow("start", tally.stem, "pool").out.strip()
+    assert stack.regrow("call", pid, "add", "item=nut").json == 1
+    old.interrupt()
+    tally.write_text(tally.read_text().replace("items.extend([item] * times)", "items.extend([item.upper()] * times)"))
+    new = launch("host", str(tally))
+    until(lambda: "runs app" in new.out, "the new host")
+    moved = stack.regrow("resume", pid)
+    assert (moved.code, "moved to build" in moved.out or "runs, and nothing" in moved.out) == (0, True)
+    # What it held is made by the new code from the recorded inputs.
+    assert stack.regrow("call", pid, "add", "item=bolt").json == 2
+    assert stack.regrow("call", pid, "finish").code == 0
+    assert '["NUT","BOLT"]' in stack.regrow("events", pid, "--json").out.splitlines()[-1]
