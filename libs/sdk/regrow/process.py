@@ -698,11 +698,11 @@ class Process:
         return outcome_of(feed, pid)
 
     def status_of(self, pid: str) -> str:
-        child = self.children.get(pid)
-        if child is not None:
-            return child.status
         feed = self._feeds.get(pid)
-        return feed.events[-1].type if feed and feed.ended and feed.events else "running"
+        if feed is not None and feed.ended:
+            return feed.events[-1].type  # the last event comes before the outcome
+        child = self.children.get(pid)
+        return child.status if child is not None else "running"
 
     def emit(self, type_: str, data: Any, source: str | None = None) -> None:
         self.emit_raw(type_, to_raw(data, f"The data of event {type_!r}"), source)
