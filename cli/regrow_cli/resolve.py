@@ -15,7 +15,7 @@ from regrow_protocol.errors import RegrowError
 from .processes import BUCKET, record_of, records
 
 _PID = re.compile(rf"p_[{ids.ALPHABET}]{{26}}")
-_PREFIX = re.compile(rf"(p_)?[{ids.ALPHABET}]{{1,26}}")
+_PREFIX = re.compile(rf"p_[{ids.ALPHABET}]{{0,26}}|[{ids.ALPHABET}]{{1,26}}")
 SHOWN = 8
 
 

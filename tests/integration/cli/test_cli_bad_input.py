@@ -86,7 +86,7 @@ def test_an_oversized_value(stack: Stack, tmp_path: Path) -> None:
     """More than a value may have is refused before anything is started."""
     huge = tmp_path / "huge"
     with huge.open("w") as file:
-        file.writelines("x" * 1_000_000 for _ in range(65))
+        file.writelines("x" * 1_000_000 for _ in range(68))
     done = stack.regrow("run", str(PROGRAMS / "tally.py") + ":echo", f"text=@{huge}", "orders=[]")
     assert (done.code, "too large" in done.error) == (7, True)
 

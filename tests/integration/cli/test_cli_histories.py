@@ -43,13 +43,14 @@ def test_a_replay_finds_all_outputs_equal(stack: Stack, tally: Path) -> None:
 
 
 def test_a_changed_program_is_seen(stack: Stack, tally: Path) -> None:
-    """Another operation is a divergence that shows recorded against attempted, with the line; another result a difference."""
+    """Another operation is a divergence that shows recorded against attempted; another result is a difference."""
     pid = _ended(stack, tally)
     _changed(tally, "await worker(i, log)", "await worker(i + 1, log)")
     other = stack.regrow("replay", pid)
     assert other.code == 9
     line = 1 + next(i for i, text in enumerate(tally.read_text().splitlines()) if "worker(i + 1" in text)
-    assert f"recorded operation 2 was spawn worker; the code now does spawn worker ({tally.name}:{line})" in other.error
+    assert "recorded operation 2 was spawn worker; the code now does spawn worker" in other.error
+    assert f"{tally.name}:{line}" in other.error
     _changed(tally, "await worker(i + 1, log)", "await worker(i, log)")
     assert stack.regrow("replay", pid).code == 0
     _changed(tally, "    return squares", "    return squares[:1]")
@@ -71,7 +72,7 @@ def test_the_debugger_stops_in_the_body(stack: Stack, tally: Path) -> None:
     """At its first line; with `--until` in that turn; in a changed program before the operation that differs."""
     pid = _ended(stack, tally)
     first = stack.regrow("replay", pid, "--pdb", given="p n\nc\n")
-    assert (first.code, f"{tally.name}(" in first.out.splitlines()[0]) == (0, True)
+    assert (first.code, f"{tally.name}(" in first.out) == (0, True)
     assert "(regrow) 3" in first.out
     third = _inputs(stack, pid)[2]["seq"]
     later = stack.regrow("replay", pid, "--pdb", "--until", str(third), given="p squares\nq\n")
@@ -115,7 +116,7 @@ def test_an_ended_history_is_imported(stack: Stack, tally: Path, launch: Launch,
 
 
 def test_a_fork_goes_on_from_the_past(stack: Stack, tally: Path, launch: Launch, tmp_path: Path) -> None:
-    """It has the prefix without doing it again; what was under way at the cut fails as `Forked`; the other is undisturbed."""
+    """It has the prefix without doing it again; what was under way fails as `Forked`; the other is undisturbed."""
     log, gate = tmp_path / "log", tmp_path / "gate"
     host = launch("host", str(tally))
     until(lambda: "runs app" in host.out, "the host")
@@ -132,9 +133,11 @@ def test_a_fork_goes_on_from_the_past(stack: Stack, tally: Path, launch: Launch,
     assert done["data"] == {"before": 49, "gone": [f"Forked: {cut_off}", f"Forked: {cut_off}"], "after": 64, "pid": new}
     assert log.read_text().split() == ["7", "8"]
     assert stack.events(tally.stem, pid) == ["started", "ready"]  # it still waits for its child
+    # Cut where the fork had just begun its own step: that is not done a third time.
     again = stack.regrow("fork", new, "--at", str(_inputs(stack, new)[-2]["seq"])).out.strip()
-    until(lambda: "done" in stack.events(tally.stem, again), "the end of the fork of the fork")
-    assert json.loads(stack.regrow("events", again, "--json").out.splitlines()[-1])["data"]["pid"] == again
+    until(lambda: "failed" in stack.events(tally.stem, again), "the end of the fork of the fork")
+    assert json.loads(stack.regrow("events", again, "--json").out.splitlines()[-1])["data"]["reason"] == cut_off
+    assert log.read_text().split() == ["7", "8"]
     for each in (pid, new, again):
         assert stack.regrow("replay", each).code == 0
 
