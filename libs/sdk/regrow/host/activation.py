@@ -1,7 +1,7 @@
 """Activation: a process that is not in memory is read from its subject and folded.
 
-Its outputs for inputs that are known to be done are suppressed; later ones go out again under their ids (events only those after
-the last that is recorded). What arrives meanwhile waits in its queue.
+Its outputs for inputs that are known to be done are suppressed; later ones go out again under their ids (events only
+those after the last that is recorded). What arrives meanwhile waits in its queue.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Activation:
         except RegrowError:
             raise
         except Exception as error:
-            log.error("process %s could not be read", resident.pid, exc_info=error)
+            log.exception("process %s could not be read", resident.pid)
             self._partition.turns.stick(resident, up_to or self._partition.floor.value + 1, "host-failed", repr(error))
             self._drop_queue(resident)
 

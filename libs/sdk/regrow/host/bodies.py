@@ -1,7 +1,8 @@
 """Runs a `restart` body on the host's loop: an ordinary coroutine whose operations are recorded as acts of its process.
 
-Before it begins a host claims it in the inbox of its process (an act numbered 0, which the fold ignores): the first claim of an
-incarnation is the only one whose host runs the body. So a body never runs twice in one incarnation, whoever owns the partition.
+Before it begins a host claims it in the inbox of its process (an act numbered 0, which the fold ignores): the first
+claim of an incarnation is the only one whose host runs the body. So a body never runs twice in one incarnation, whoever
+owns the partition.
 """
 
 from __future__ import annotations
@@ -105,12 +106,7 @@ class BodyScope:
         self._begun = True
         outcome = restart.Outcome()
         try:
-            if self._cancelled:
-                raise asyncio.CancelledError
-            asyncio.get_running_loop().call_soon(self._first_turn_over)
-            args, kwargs = self.type.signature.decode(self.start.args)
-            result = await self.type.function(*args, **kwargs)
-            outcome.value = to_raw(result, f"The result of {self.type.name}()")
+            outcome.value = await self._result()
         except asyncio.CancelledError:
             outcome = restart.Outcome("cancelled", NULL, Failure("CancelledError", "cancelled", "cancelled"))
         except BaseException as error:  # noqa: BLE001 - whatever ends the body is the process's outcome
@@ -121,6 +117,13 @@ class BodyScope:
             await asyncio.wait(self._calls)
         if not self._abandoned:
             self._act("end", outcome)
+
+    async def _result(self) -> Raw:
+        if self._cancelled:
+            raise asyncio.CancelledError
+        asyncio.get_running_loop().call_soon(self._first_turn_over)
+        args, kwargs = self.type.signature.decode(self.start.args)
+        return to_raw(await self.type.function(*args, **kwargs), f"The result of {self.type.name}()")
 
     def _first_turn_over(self) -> None:
         if not self._abandoned:

@@ -32,7 +32,7 @@ def muted() -> Generator[None]:
 
 
 async def outside_tasks(function: Callable[..., Any], *args: Any) -> Any:
-    """Call `function` from a plain callback of the loop: a fold runs tasks of its own, which no task may do inside it."""
+    """Call `function` from a plain callback of the loop: a fold runs tasks of its own, and no task may do that."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Any] = loop.create_future()
 

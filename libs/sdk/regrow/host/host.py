@@ -28,6 +28,7 @@ from .ownership import Ownership
 from .partition import Partition
 from .resident import Resident
 from .steps import StepRunner
+from .waiting import until
 from .watchdog import Turn, Watchdog
 
 log = logging.getLogger("regrow.host")
@@ -36,7 +37,6 @@ MAX_BACKLOG = 20_000
 MAX_LETTER = 512 * 1024
 """Bytes of a message that is put aside whole; of a larger one only where it stands."""
 CONDEMN_TIMEOUT = 2.0
-POLL = 0.01
 
 
 class Host:
@@ -122,14 +122,13 @@ class Host:
         self._stopping = True
         self._ownership.take_no_more()
         deadline = self._loop.time() + self.options.drain
-        while self.steps.executing and self._loop.time() < deadline:
-            await asyncio.sleep(POLL)
+        await until(lambda: not self.steps.executing, deadline)
         deadline = max(deadline, self._loop.time() + 1.0)
         await asyncio.gather(*(partition.settle(deadline) for partition in list(self.partitions.values())))
         await self._end(write=True)
 
     async def abandon(self) -> None:
-        """As if killed: nothing is written, nothing released. The record is deleted, as a launcher does that saw it die."""
+        """As if killed: nothing is written. The record is deleted, as a launcher does that saw it die."""
         self._stopping = True
         self.bus.gate(lambda: False)
         await self._end(write=False)
@@ -218,7 +217,7 @@ class Host:
         self.bus.publish_soon(streams.DEAD, subjects.dead("host", self.app), m.encode(letter), msg_id, done=done)
 
     def _condemn(self, turn: Turn, text: str) -> None:
-        """From the watchdog's thread, while the loop hangs: the next owner of the partition shall park the process at once."""
+        """From the watchdog's thread, while the loop hangs: the partition's next owner shall park the process."""
         pid, seq = turn
         part = ids.partition_of(pid, self.env.partitions)
         epoch = self._ownership.epoch_of(part)

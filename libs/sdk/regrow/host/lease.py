@@ -1,8 +1,9 @@
 """A host's heartbeat, from a thread of its own, and the lease that follows from it.
 
-The record in `regrow_hosts` has a TTL; while it is renewed the supervisor leaves the host its partitions. The lease lasts one TTL
-from the moment the last renewal was sent, on the boot-time clock: a laptop that slept, or a process that was stopped, knows
-that its lease ran out before it publishes anything. A lease that was renewed too late has been lost meanwhile all the same.
+The record in `regrow_hosts` has a TTL; while it is renewed the supervisor leaves the host its partitions. The lease
+lasts one TTL from the moment the last renewal was sent, on the boot-time clock: a laptop that slept, or a process that
+was stopped, knows that its lease ran out before it publishes anything. A lease that was renewed too late has been lost
+meanwhile all the same.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ class Lease:
         await asyncio.to_thread(self._thread.join, 5)
 
     def run(self, function: Callable[[Bus], Awaitable[T]], timeout: float) -> T:
-        """Have the heartbeat's thread do something with its connection, from any other thread: the main one may hang."""
+        """Have the heartbeat's thread do something with its connection; called from another thread."""
         assert self._loop is not None
         assert self._bus is not None
         bus = self._bus
@@ -141,7 +142,7 @@ class Lease:
         except BaseException as error:
             self._error = error
             if self._started.is_set():
-                log.error("the heartbeat of host %s ended", self._record.host, exc_info=error)
+                log.exception("the heartbeat of host %s ended", self._record.host)
                 self._main.call_soon_threadsafe(self._on_failed, error)
         finally:
             self._started.set()

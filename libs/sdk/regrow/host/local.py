@@ -1,4 +1,4 @@
-"""What a process asks of its host: steps to run, timers to arm, a `restart` body. Each outcome is published into its inbox."""
+"""What a process asks of its host: steps, timers, a `restart` body. Each outcome is published into its inbox."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class LocalWork:
                 payload = m.encode(result)
                 await self._publishing.store(blobs)
         except Exception as error:
-            log.error("process %s: %s %r has no result", resident.pid, op.kind, op.name, exc_info=error)
+            log.exception("process %s: %s %r has no result", resident.pid, op.kind, op.name)
             payload = m.encode(m.Result(incarnation=incarnation, op=op, error=failure_of(error)))
         if resident.process.gone:
             return
@@ -225,7 +225,7 @@ class LocalWork:
             resident.claim = claim
 
     def _attend_body(self, resident: Resident) -> None:
-        """Run the body where the first claim in the inbox is this host's; a claim of another one means that it was lost."""
+        """Run the body where the first claim in the inbox is this host's; another one's means that it was lost."""
         process = resident.process
         restart = process.restart
         assert restart is not None

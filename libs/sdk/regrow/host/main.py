@@ -1,7 +1,8 @@
 """`regrow-host TARGET`: run a host for a program until SIGTERM.
 
-It starts itself again with a fixed PYTHONHASHSEED: sets of strings must be ordered alike in every replay. When it is ready it
-prints one JSON line on stdout, or to `--ready-fd`; with `--with-parent` it ends when its standard input is closed.
+It starts itself again with a fixed PYTHONHASHSEED: sets of strings must be ordered alike in every replay. When it is
+ready it prints one JSON line on stdout, or to `--ready-fd`; with `--with-parent` it ends when its standard input is
+closed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Which partitions this host owns: follows what the supervisor assigns, and what is left of it after a lost lease.
 
-A partition runs here exactly while its record names this host under the epoch that it was taken over with. One that moves to
-another host is handed over: that host waits a moment for the cursor of a living one. After the lease ran out nothing is published
-and nothing begun until it has been read who owns what; what another host has got by then is dropped without a word.
+A partition runs here exactly while its record names this host under the epoch that it was taken over with. One that
+moves to another host is handed over: that host waits a moment for the cursor of a living one. After the lease ran out
+nothing is published and nothing begun until it has been read who owns what; what another host has got by then is
+dropped without a word.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from regrow_protocol.subjects import token
 
 from .cursor import OwnershipLost
 from .partition import HANDOVER, Partition
+from .waiting import POLL, until
 
 if TYPE_CHECKING:
     from .host import Host
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("regrow.host")
 
 AGAIN = 0.5
-POLL = 0.01
 
 
 class Ownership:
@@ -148,8 +149,10 @@ class Ownership:
         if await self._host.bus.kv("regrow_hosts").get(f"{token(self._host.app)}.{before}") is None:
             return
         deadline = self._host.loop_time() + 2 * HANDOVER
-        while self._host.loop_time() < deadline and not await partition.keeper.is_clean():
+        while not await partition.keeper.is_clean():
             await asyncio.sleep(POLL)
+            if self._host.loop_time() > deadline:
+                return
 
     # Partitions that end here -----------------------------------------------------------------------------------------
 
@@ -192,8 +195,7 @@ class Ownership:
         lease = self._host.lease
         while True:
             try:
-                while not (lease.renewed and self._host.bus.connected):
-                    await asyncio.sleep(POLL)
+                await until(lambda: lease.renewed and self._host.bus.connected)
                 lost = await self._read_again()
             except (RegrowError, TimeoutError) as error:
                 log.warning("host %s cannot read yet what it owns: %s", self._host.id, error or "time-out")

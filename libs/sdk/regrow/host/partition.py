@@ -1,8 +1,9 @@
 """One partition of one build on this host: reads its inboxes, folds its processes, publishes what they send.
 
-Inputs are routed in stream order from the cursor's floor on: to a process in memory at once, to one that is not after it has
-been read from its subject (`activation`). A process that diverges, hangs or sends what is refused is parked as stuck and holds up
-nobody (`turns`). After an unclean end of the last owner, what it may have seen is taken with care (`recovery`).
+Inputs are routed in stream order from the cursor's floor on: to a process in memory at once, to one that is not after
+it has been read from its subject (`activation`). A process that diverges, hangs or sends what is refused is parked as
+stuck and holds up nobody (`turns`). After an unclean end of the last owner, what it may have seen is taken with care
+(`recovery`).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from .publishing import Publishing
 from .recovery import Recovery, is_condemned
 from .resident import Resident
 from .turns import SLICE, Turns
+from .waiting import POLL, until
 
 if TYPE_CHECKING:
     from .host import Host
@@ -39,7 +41,6 @@ log = logging.getLogger("regrow.host")
 
 FOREIGN = 10_000
 """Processes of other builds that are remembered."""
-POLL = 0.01
 LEAK_AFTER = 30.0
 HANDOVER = 1.0
 """Seconds that a partition that moves to another host may take to let go."""
@@ -134,8 +135,7 @@ class Partition:
         """All that was in the stream at the take-over has been applied."""
         assert self._reader is not None
         await self._reader.caught_up
-        while (self.floor.pending or self.recovery is not None) and not self.stopping:
-            await asyncio.sleep(POLL)
+        await until(lambda: self.stopping or not (self.floor.pending or self.recovery))
 
     @property
     def at_rest(self) -> bool:
@@ -148,12 +148,12 @@ class Partition:
         """Read no more; wait for what is queued or unacknowledged, until `deadline` (event loop's time) at most."""
         if self._reader is not None:
             await self._reader.stop()
-        while self._host.loop_time() < deadline and not self.stopping:
-            if not self.publishing.sending and not any(
-                r.unacked or r.outbox or r.queue is not None for r in self.residents.values()
-            ):
-                return
-            await asyncio.sleep(POLL)
+        await until(lambda: self.stopping or not self._under_way(), deadline)
+
+    def _under_way(self) -> bool:
+        return self.publishing.sending > 0 or any(
+            r.unacked or r.outbox or r.queue is not None for r in self.residents.values()
+        )
 
     async def hand_over(self) -> None:
         """Let go to another host that waits for it: what is under way is finished, as far as it is quickly done."""

@@ -1,8 +1,9 @@
 """Probation: after a recovery, steps and `restart` bodies that were under way when the last owner died begin again.
 
-One of them may have been what it died of. So the cursor notes that they begin (`suspect` without an input, one attempt), and for how
-long this host has survived that since. If it dies too, the next one lets them begin one at a time, each noted before (two
-attempts), and waits for each as long as the last host survived, twice; so after a third host it is known which process it was.
+One of them may have been what it died of. So the cursor notes that they begin (`suspect` without an input, one
+attempt), and for how long this host has survived that since. If it dies too, the next one lets them begin one at a
+time, each noted before (two attempts), and waits for each as long as the last host survived, twice; so after a third
+host it is known which process it was.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from regrow_protocol import messages as m
 from .entering import outside_tasks
 from .recovery import ATTEMPTS
 from .resident import Resident
+from .waiting import POLL, until
 
 if TYPE_CHECKING:
     from .host import Host
@@ -27,7 +29,6 @@ LENGTH = 10.0
 """Seconds after which a host that dies has died of something else."""
 LEAST = 0.5
 """Seconds that a process is given at least where one is tried at a time."""
-POLL = 0.01
 
 
 class Probation:
@@ -57,11 +58,14 @@ class Probation:
         elif held and survived is not None:
             log.warning("partition %d: %d processes begin one at a time", self._partition.number, len(held))
             for resident in held:
-                while any(partition.recovery is not None for partition in self._host.partitions.values()):
-                    await asyncio.sleep(POLL)  # turns first: they are quickly done
+                await until(self._turns_are_done)
                 await self._alone(resident, LEAST + 2 * survived)
         self._partition.probation = None
         await self._partition.write_cursor()
+
+    def _turns_are_done(self) -> bool:
+        """In every partition: they are quickly done, and must not wait for steps."""
+        return all(partition.recovery is None for partition in self._host.partitions.values())
 
     def _release(self, residents: list[Resident]) -> None:
         for resident in residents:
@@ -83,8 +87,7 @@ class Probation:
             await outside_tasks(self._release, [resident])
             deadline = self._host.loop_time() + patience
             work = _work_of(resident)
-            while self._host.loop_time() < deadline and _goes_on(resident, work):
-                await asyncio.sleep(POLL)
+            await until(lambda: not _goes_on(resident, work), deadline)
             self.suspect = None
             await self._partition.write_cursor()
 

@@ -34,7 +34,7 @@ log = logging.getLogger("regrow.host")
 
 AGAIN = 0.5
 FIRST = {"Nats-Expected-Last-Subject-Sequence": "0"}
-"""A first `start` is stored only as the first message of its subject: whoever reads it need not look for an older one."""
+"""A first `start` is stored only as the first message of its subject: whoever reads it need look for no older one."""
 
 _is_pid = re.compile(r"[A-Za-z0-9_-]{1,128}").fullmatch
 

@@ -1,9 +1,10 @@
-"""Recovery of a partition whose last owner ended without a word: some turn may have taken it down, and would take down the next.
+"""Recovery of a partition whose last owner ended without a word: some turn may have taken it down, and would again.
 
-Inputs are held and taken in slices; before a slice the cursor notes where it begins (`suspect`, one attempt). If that host ends
-too, the next one takes that slice input by input, each noted before (two attempts), and only one process of the whole host at a
-time; so after a third host it is known which process it was, and that is parked. The same goes for waking the processes that
-were busy. Their steps and bodies begin afterwards (`probation`). What arrives after the take-over cannot have harmed anybody.
+Inputs are held and taken in slices; before a slice the cursor notes where it begins (`suspect`, one attempt). If that
+host ends too, the next one takes that slice input by input, each noted before (two attempts), and only one process of
+the whole host at a time; so after a third host it is known which process it was, and that is parked. The same goes for
+waking the processes that were busy. Their steps and bodies begin afterwards (`probation`). What arrives after the
+take-over cannot have harmed anybody.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from regrow_protocol.bus import Received
 from regrow_protocol.subjects import pid_of
 
 from .entering import outside_tasks
+from .waiting import until
 
 if TYPE_CHECKING:
     from .host import Host
@@ -169,5 +171,8 @@ class Recovery:
     async def _folded(self, pids: list[str]) -> None:
         """Wait until none of them is being read any more."""
         residents = self._partition.residents
-        while any((resident := residents.get(pid)) is not None and resident.queue is not None for pid in pids):
-            await asyncio.sleep(POLL)
+
+        def so() -> bool:
+            return not any((r := residents.get(pid)) is not None and r.queue is not None for pid in pids)
+
+        await until(so, every=POLL)

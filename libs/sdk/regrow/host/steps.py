@@ -1,6 +1,7 @@
 """Runs steps on the host's ordinary loop; sync functions in threads. Only the outcome enters the inbox.
 
-Whatever a step's function raises is its outcome, `SystemExit` too: nothing that a program does in a step ends its host's loop.
+Whatever a step's function raises is its outcome, `SystemExit` too: nothing that a program does in a step ends its
+host's loop.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ Outcome = tuple[Raw | UnsetType, Failure | None, int]
 class StepRunner:
     """Runs steps with their retries, back-off and timeout.
 
-    A sync function's time begins when it has a thread. One that goes on after its time is over keeps its thread; when half of
-    the threads are lost so, there is a new set of them.
+    A sync function's time begins when it has a thread. One that goes on after its time is over keeps its thread; when
+    half of the threads are lost so, there is a new set of them.
 
     Attributes:
         running: steps that have no outcome yet.

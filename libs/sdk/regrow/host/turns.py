@@ -1,7 +1,8 @@
 """Turns: a process applies one input, and what it sent and asked for is seen to.
 
-A turn that fails for any reason - the process diverges, hangs, breaks its fold, sends what cannot be sent - parks that process
-and no other. Turns are made from plain callbacks of the event loop: a fold runs tasks of its own, which no task may do inside it.
+A turn that fails for any reason - the process diverges, hangs, breaks its fold, sends what cannot be sent - parks that
+process and no other. Turns are made from plain callbacks of the event loop: a fold runs tasks of its own, which no task
+may do inside it.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class Turns:
             self.apply(resident, message, received.seq, received.time)
 
     async def work_off(self, resident: Resident) -> None:
-        """Apply what is queued, one after the other, with their large values; then the process takes inputs at once again."""
+        """Apply what is queued, in order, with large values; then the process takes inputs at once again."""
         queue = resident.queue
         assert queue is not None
         while queue:

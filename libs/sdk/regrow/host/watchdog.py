@@ -1,8 +1,9 @@
 """A turn of a body is bounded: a thread of its own names the line of one that blocks, and ends one that hangs.
 
-After `warn_after` seconds it logs the line. After `limit` seconds it raises an exception inside the body. If even that does not
-end the turn (a blocking C call) it ends the host after another `limit`, so that the other processes can move; before that it
-says so to `on_fatal`. C code that never lets this thread run is ended by a limit of CPU time (`hard`), by the kernel.
+After `warn_after` seconds it logs the line. After `limit` seconds it raises an exception inside the body. If even that
+does not end the turn (a blocking C call) it ends the host after another `limit`, so that the other processes can move;
+before that it says so to `on_fatal`. C code that never lets this thread run is ended by a limit of CPU time (`hard`),
+by the kernel.
 
 A loop that is blocked outside of turns, by an async step or a `restart` body, is told in the log, and interrupted too.
 """
