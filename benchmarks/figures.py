@@ -39,6 +39,7 @@ class Figure(Struct):
         rounds: every round's value.
         operations: that one round made, for the ratio of `time` figures.
         ratio: to the raw publish rate or latency of the same run; 0 until it is known.
+        others: cores that other programs used meanwhile; where that is much, the value says little.
         cost: per operation: CPU milliseconds by program, messages and bytes of stream.
         durability: it was measured under.
     """
@@ -49,6 +50,7 @@ class Figure(Struct):
     rounds: list[float] = field(default_factory=list)
     operations: int = 0
     ratio: float = 0.0
+    others: float = 0.0
     cost: dict[str, float] = field(default_factory=dict)
     durability: str = ""
 
@@ -90,9 +92,17 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-def of_rounds(name: str, kind: Kind, rounds: list[float], operations: int = 0, **cost: float) -> Figure:
+def of_rounds(
+    name: str,
+    kind: Kind,
+    rounds: list[float],
+    operations: int = 0,
+    *,
+    others: float = 0.0,
+    cost: dict[str, float] | None = None,
+) -> Figure:
     """A figure of several rounds."""
-    return Figure(name, kind, median(rounds), rounds, operations, cost=cost)
+    return Figure(name, kind, median(rounds), rounds, operations, others=others, cost=cost or {})
 
 
 def relate(figures: list[Figure], base: Base) -> None:
@@ -109,7 +119,7 @@ def relate(figures: list[Figure], base: Base) -> None:
 
 
 def as_text(figure: Figure) -> tuple[str, ...]:
-    """The cells of its line: durability, name, value, unit, ratio, target, verdict, cost."""
+    """The cells of its line, as in `HEADINGS`."""
     verdict = {None: "", True: "yes", False: "NO"}[figure.reached]
     return (
         figure.durability,
@@ -119,18 +129,19 @@ def as_text(figure: Figure) -> tuple[str, ...]:
         f"{figure.ratio:.2f}" if figure.ratio else "",
         "" if figure.target is None else number(figure.target),
         verdict,
+        f"{figure.others:.1f}" if figure.others >= 0.05 else "",
         "  ".join(f"{name} {number(value)}" for name, value in figure.cost.items() if value),
     )
 
 
-HEADINGS = ("", "figure", "value", "unit", "ratio", "target", "met", "cost per operation (CPU in ms)")
+HEADINGS = ("", "figure", "value", "unit", "ratio", "target", "met", "others", "cost per operation (CPU in ms)")
 
 
 def table(figures: list[Figure]) -> str:
     """The figures as a table."""
     rows = [HEADINGS, *map(as_text, figures)]
     widths = [max(len(row[at]) for row in rows) for at in range(len(HEADINGS))]
-    right = {2, 4, 5}
+    right = {2, 4, 5, 7}
     lines = [
         "  ".join(
             cell.rjust(width) if at in right else cell.ljust(width)
@@ -153,7 +164,8 @@ def as_json(figures: list[Figure], about: dict[str, Any]) -> dict[str, Any]:
     lines = [
         {
             "durability": f.durability, "name": f.name, "kind": f.kind, "unit": UNITS[f.kind], "value": f.value,
-            "ratio": f.ratio, "target": f.target, "reached": f.reached, "rounds": f.rounds, "cost": f.cost,
+            "ratio": f.ratio, "target": f.target, "reached": f.reached, "rounds": f.rounds, "others": f.others,
+            "cost": f.cost,
         }
         for f in figures
     ]  # fmt: skip

@@ -1,28 +1,26 @@
 """What the benchmarks stand on: a private NATS server, the supervisor, hosts and a client, each a program of its own.
 
 The client lives in the benchmark's own program; the hosts run `programs.py` as `regrow.launcher` starts them.
-Everything is in a temporary folder and ends with the `async with`. A `Meter` notes what a piece of work costs: seconds,
-CPU time of each program (which other load on the machine hardly changes), messages and bytes of stream.
+Everything is in a temporary folder and ends with the `async with`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import shutil
 import signal
 import sys
 import tempfile
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import psutil
+from meter import UNDISTURBED, Meter, Patience, cpu_time
 from regrow.client import Client, RemoteProcess
 from regrow.codec import to_raw
 from regrow.launcher import HostProcess
@@ -31,6 +29,8 @@ from regrow_protocol import ids, streams, subjects
 from regrow_protocol import messages as m
 from regrow_protocol.bus import Bus
 from regrow_protocol.server import Durability, NatsServer
+
+T = TypeVar("T")
 
 PROGRAM = str(Path(__file__).with_name("programs.py"))
 APP = "programs"
@@ -49,49 +49,6 @@ async def until(condition: Callable[[], Awaitable[bool]], what: str, timeout: fl
         raise TimeoutError(f"After {timeout:g} s still not so: {what}") from None
 
 
-class Meter:
-    """What a piece of work costs.
-
-    Attributes:
-        seconds: that it took.
-        cpu: seconds of CPU by program: `client`, `host`, `nats`, `supervisor`.
-        messages, size: by stream, what it added.
-    """
-
-    def __init__(self, stack: Stack) -> None:
-        self._stack = stack
-        self.seconds = 0.0
-        self.cpu: dict[str, float] = {}
-        self.messages: dict[str, int] = {}
-        self.size: dict[str, int] = {}
-
-    async def __aenter__(self) -> Meter:
-        gc.collect()
-        gc.freeze()
-        self._streams = await self._stack.stream_sizes()
-        self._cpu = self._stack.cpu_times()
-        self._began = time.perf_counter()
-        return self
-
-    async def __aexit__(self, *failure: object) -> None:
-        self.seconds = time.perf_counter() - self._began
-        if failure[0] is not None:
-            return
-        cpu = self._stack.cpu_times()
-        self.cpu = {role: spent - self._cpu.get(role, 0.0) for role, spent in cpu.items()}
-        for name, (messages, size) in (await self._stack.stream_sizes()).items():
-            before = self._streams.get(name, (0, 0))
-            self.messages[name] = messages - before[0]
-            self.size[name] = size - before[1]
-
-    def cost(self, operations: int) -> dict[str, float]:
-        """Per operation: CPU milliseconds by program, messages and bytes of stream."""
-        out = {role: spent / operations * 1000 for role, spent in self.cpu.items()}
-        out["messages"] = sum(self.messages.values()) / operations
-        out["bytes"] = sum(self.size.values()) / operations
-        return out
-
-
 class Stack:
     """Everything that runs for a benchmark; made by `running`.
 
@@ -99,14 +56,16 @@ class Stack:
         durability: of the NATS server.
         bus, client: of the benchmark's own program.
         hosts: in the order of their start.
+        patience: with other programs.
         build: that the hosts run (they load no more than `programs.py`, so it is not this program's).
     """
 
-    def __init__(self, folder: Path, durability: Durability, server: NatsServer, bus: Bus) -> None:
+    def __init__(self, folder: Path, durability: Durability, server: NatsServer, bus: Bus, patience: Patience) -> None:
         self.folder = folder
         self.durability: Durability = durability
         self.server = server
         self.bus = bus
+        self.patience = patience
         self.client = Client(bus)
         self.hosts: list[HostProcess] = []
         self.program: LoadedProgram = load(PROGRAM)
@@ -237,25 +196,32 @@ class Stack:
         """To be used with `async with` around a piece of work."""
         return Meter(self)
 
+    async def rounds(self, count: int, work: Callable[[], Awaitable[T]]) -> list[tuple[Meter, T]]:
+        """Do the same work `count` times: what each took and gave.
+
+        While there is patience, a round that other programs disturbed is repeated; the least disturbed ones count.
+        """
+        tries: list[tuple[Meter, T]] = []
+        while True:
+            await self.patience.quiet()
+            async with self.meter() as meter:
+                result = await work()
+            tries.append((meter, result))
+            tries.sort(key=lambda one: one[0].others)
+            if len(tries) >= count and (tries[count - 1][0].others < UNDISTURBED or not self.patience.left):
+                return tries[:count]
+
     def cpu_times(self) -> dict[str, float]:
         """Seconds of CPU so far by program."""
         pids: dict[str, list[int]] = {"client": [os.getpid()], "host": [h.os_pid for h in self.hosts]}
         pids["nats"] = [self.server.pid] if self.server.pid else []
         pids["supervisor"] = [self._supervisor.pid] if self._supervisor else []
-        return {role: sum(map(_cpu_time, numbers)) for role, numbers in pids.items()}
+        return {role: sum(map(cpu_time, numbers)) for role, numbers in pids.items()}
 
     async def stream_sizes(self) -> dict[str, tuple[int, int]]:
         """Messages and bytes of each stream that carries processes' messages."""
         names = [self.stream, streams.EVENTS, streams.REPLIES]
         return {name: await stream_size(self.bus, name) for name in names}
-
-
-def _cpu_time(number: int) -> float:
-    try:
-        times = psutil.Process(number).cpu_times()
-    except psutil.NoSuchProcess:
-        return 0.0
-    return times.user + times.system
 
 
 class _State(msgspec.Struct):
@@ -294,7 +260,9 @@ def temporary_folder() -> Any:
 
 
 @asynccontextmanager
-async def running(durability: Durability, *, hosts: int = 1, store: Path | None = None) -> AsyncIterator[Stack]:
+async def running(
+    durability: Durability, *, hosts: int = 1, store: Path | None = None, patience: Patience | None = None
+) -> AsyncGenerator[Stack]:
     """A stack with `hosts` hosts, on a copy of `store` if given."""
     with temporary_folder() as folder:
         data = folder / "nats"
@@ -303,7 +271,7 @@ async def running(durability: Durability, *, hosts: int = 1, store: Path | None 
         server = NatsServer.start(data, durability=durability)
         try:
             async with await Bus.connect(server.url, name="benchmark") as bus:
-                stack = Stack(folder, durability, server, bus)
+                stack = Stack(folder, durability, server, bus, patience or Patience(0))
                 try:
                     await stack.open()
                     for _ in range(hosts):

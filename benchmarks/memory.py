@@ -22,15 +22,14 @@ async def run(stack: Stack, quick: bool) -> list[Figure]:
     await stack.run("fan", n=10)
     await asyncio.sleep(SETTLED)
     before = host.memory_info().rss
-    began = time.perf_counter()
     processes: list[RemoteProcess] = []
     for type_ in ("echo", "asleep"):
         processes += await stack.start_many(type_, count // 2)
     await stack.at_rest()
-    started = count / (time.perf_counter() - began)
     full = host.memory_info().rss
     await asyncio.sleep(SETTLED)
     after = host.memory_info().rss
+    await stack.patience.quiet()
     taken: list[float] = []
     for process in processes[:: count // ASKED]:
         asked = time.perf_counter()
@@ -41,9 +40,8 @@ async def run(stack: Stack, quick: bool) -> list[Figure]:
             f"memory of {count:,} parked",
             "memory",
             [(after - before) / 2**20],
-            **{"while they start": (full - before) / 2**20, "KiB each": (after - before) / 1024 / count},
+            cost={"MiB while they start": (full - before) / 2**20, "KiB each": (after - before) / 1024 / count},
         ),
-        of_rounds("processes started by a client", "rate", [started]),
         of_rounds("call of a parked process, p50", "latency", [percentile(taken, 0.5)]),
         of_rounds("call of a parked process, p99", "latency", [percentile(taken, 0.99)]),
     ]

@@ -43,17 +43,20 @@ async def _calls(process: RemoteProcess, count: int) -> None:
 
 async def _replay(stack: Stack, process: RemoteProcess, what: str, rounds: int) -> list[Figure]:
     subject = subjects.inbox(APP, ids.partition_of(process.pid, 16), process.pid)
-    whole: list[float] = []
-    folds: list[float] = []
-    for _ in range(rounds):
-        began = time.perf_counter()
+
+    async def once() -> tuple[int, float]:
+        """How many messages, and the seconds that their fold took."""
         history = await stack.bus.history(stack.stream, subject)
         read = time.perf_counter()
         await _outside_tasks(stack, process.pid, history)
-        end = time.perf_counter()
-        whole.append(len(history) / (end - began))
-        folds.append(len(history) / (end - read))
-    return [of_rounds(f"replay of {what}", "rate", whole), of_rounds(f"fold of {what}", "rate", folds)]
+        return len(history), time.perf_counter() - read
+
+    done = await stack.rounds(rounds, once)
+    others = max(meter.others for meter, _ in done)
+    return [
+        of_rounds(f"replay of {what}", "rate", [n / meter.seconds for meter, (n, _) in done], others=others),
+        of_rounds(f"fold of {what}", "rate", [n / seconds for _, (n, seconds) in done]),
+    ]
 
 
 async def _outside_tasks(stack: Stack, pid: str, history: list[Received]) -> None:
@@ -89,8 +92,9 @@ async def _activation(stack: Stack, processes: dict[str, RemoteProcess], count: 
     await asyncio.sleep(PARKED)
     found: list[Figure] = []
     for what, process in processes.items():
-        began = time.perf_counter()
-        await process.call("ping", v=1)
-        seconds = time.perf_counter() - began
-        found.append(of_rounds(f"activation of {count:,} {what}, by a call", "time", [seconds], count))
+        await stack.patience.quiet()
+        async with stack.meter() as meter:
+            await process.call("ping", v=1)
+        name = f"activation of {count:,} {what}, by a call"
+        found.append(of_rounds(name, "time", [meter.seconds], count, others=meter.others))
     return found

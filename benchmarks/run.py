@@ -1,6 +1,6 @@
 """`make bench`: measure what Regrow does per second, and what it costs, under both durability settings.
 
-    python benchmarks/run.py [--quick] [--only NAME …] [--durability safe|fast] [--json FILE]
+    python benchmarks/run.py [--quick] [--only NAME …] [--durability safe|fast] [--patience SECONDS] [--json FILE]
 
 It starts its own NATS servers, supervisors and hosts in temporary folders and ends them. The table goes to stdout; all
 rounds go to `benchmarks/results/` as JSON. Every figure has a ratio to the raw publishes of the same run: rates to
@@ -29,6 +29,7 @@ import uvloop
 import work
 from figures import Base, Figure, as_json, relate, table
 from harness import running, temporary_folder
+from meter import Patience
 from regrow_protocol.server import Durability, find_binary
 
 NAMES = ("calls", "steps", "children", "replay", "memory", "takeover")
@@ -42,6 +43,9 @@ def main() -> int:
     parser.add_argument("--only", action="append", choices=NAMES, help="one benchmark; may be repeated")
     parser.add_argument("--durability", choices=("safe", "fast"), help="default: both")
     parser.add_argument("--rounds", type=int, default=0, help="of each figure; the median counts (default 3; quick: 1)")
+    parser.add_argument(
+        "--patience", type=float, default=0, help="seconds to spend, per durability, waiting for other load to go"
+    )
     parser.add_argument("--json", type=Path, help="where the results go (default: benchmarks/results/<time>.json)")
     options = parser.parse_args()
     figures = uvloop.run(_interruptible(options))
@@ -60,7 +64,7 @@ async def _interruptible(options: argparse.Namespace) -> list[Figure]:
     task = asyncio.current_task()
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    chosen = set(options.only or NAMES)
+    chosen: set[str] = set(options.only or NAMES)
     kinds: list[Durability] = [options.durability] if options.durability else ["safe", "fast"]
     found: list[Figure] = []
     with temporary_folder() as folder:
@@ -76,7 +80,8 @@ async def _interruptible(options: argparse.Namespace) -> list[Figure]:
 async def _measure(durability: Durability, chosen: set[str], store: Path | None, options: Any) -> list[Figure]:
     quick: bool = options.quick
     rounds: int = options.rounds or (1 if quick else 3)
-    async with running(durability) as stack:
+    patience = Patience(options.patience)
+    async with running(durability, patience=patience) as stack:
         _say(f"{durability}: raw publishes")
         found, base = await raw.run(stack, rounds, quick)
         for name, benchmark in (("calls", work.calls), ("steps", work.steps), ("children", work.children)):
@@ -88,12 +93,12 @@ async def _measure(durability: Durability, chosen: set[str], store: Path | None,
             found += await replay.run(stack, rounds, quick)
     if "memory" in chosen:
         _say(f"{durability}: memory")
-        async with running(durability) as stack:
+        async with running(durability, patience=patience) as stack:
             found += await memory.run(stack, quick)
     if "takeover" in chosen:
         ways = takeover.WAYS[:2] if quick else takeover.WAYS
         for place in (None, store):
-            found += await takeover.run(durability, place, ways, lambda what: _say(f"{durability}: {what}"))
+            found += await takeover.run(durability, place, ways, patience, lambda what: _say(f"{durability}: {what}"))
     _finish(found, durability, base)
     return found
 

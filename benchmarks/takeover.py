@@ -18,6 +18,7 @@ from pathlib import Path
 
 from figures import Figure, of_rounds
 from harness import APP, Stack, copy_store, running
+from meter import Patience
 from regrow.client import RemoteProcess
 from regrow.codec import to_raw
 from regrow.launcher import HostProcess
@@ -34,16 +35,17 @@ WAYS = ("announced", "NATS killed too", "by TTL", "started again")
 
 
 async def run(
-    durability: Durability, store: Path | None, ways: tuple[str, ...], say: Callable[[str], None]
+    durability: Durability, store: Path | None, ways: tuple[str, ...], patience: Patience, say: Callable[[str], None]
 ) -> list[Figure]:
     """Every way, each on a stack of its own."""
     place = "empty store" if store is None else "500,000 messages"
     found: list[Figure] = []
     for way in ways:
         say(f"take-over, {place}, {way}")
-        async with running(durability, hosts=0, store=store) as stack:
+        async with running(durability, hosts=0, store=store, patience=patience) as stack:
             last, first = await _one(stack, way)
-        found.append(of_rounds(f"take-over, {place}, {way}", "time", [last], PROCESSES, **{"first answer s": first}))
+        name = f"take-over, {place}, {way}"
+        found.append(of_rounds(name, "time", [last], PROCESSES, cost={"first answer s": first}))
     return found
 
 
@@ -58,6 +60,7 @@ async def _one(stack: Stack, way: str) -> tuple[float, float]:
     processes = await stack.start_many("echo", PROCESSES, parts)
     await asyncio.gather(*(process.call("ping", v=0) for process in processes))
     await stack.at_rest()
+    await stack.patience.quiet()
     restarted = _kill(stack, victim, nats=way == "NATS killed too")
     began = time.perf_counter()
     times = await asyncio.gather(restarted, *(_answer(process) for process in processes))

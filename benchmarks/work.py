@@ -6,7 +6,8 @@ import asyncio
 import time
 
 from figures import Figure, median, of_rounds, percentile
-from harness import Meter, Stack
+from harness import Stack
+from meter import Meter
 from regrow.client import RemoteProcess
 
 CALLERS = (16, 64, 256)
@@ -15,7 +16,11 @@ CALLERS = (16, 64, 256)
 def _costs(meters: list[Meter], operations: int) -> dict[str, float]:
     """The median of the rounds' costs per operation."""
     each = [meter.cost(operations) for meter in meters]
-    return {name: median([cost[name] for cost in each]) for name in each[0]}
+    return {name: median([one[name] for one in each]) for name in each[0]}
+
+
+def _others(meters: list[Meter]) -> float:
+    return max(meter.others for meter in meters)
 
 
 async def calls(stack: Stack, rounds: int, quick: bool) -> list[Figure]:
@@ -23,33 +28,27 @@ async def calls(stack: Stack, rounds: int, quick: bool) -> list[Figure]:
     process = await stack.start("echo")
     alone = 500 if quick else 2000
     await _call(process, 300)
-    middle: list[float] = []
-    tail: list[float] = []
-    meters: list[Meter] = []
-    for _ in range(rounds):
-        async with stack.meter() as meter:
-            taken = await _call(process, alone)
-        middle.append(percentile(taken, 0.5))
-        tail.append(percentile(taken, 0.99))
-        meters.append(meter)
-    cost = _costs(meters, alone)
+    done = await stack.rounds(rounds, lambda: _call(process, alone))
+    meters = [meter for meter, _ in done]
+    cost, others = _costs(meters, alone), _others(meters)
     found = [
-        of_rounds("call, alone, p50", "latency", middle, **cost),
-        of_rounds("call, alone, p99", "latency", tail),
+        of_rounds("call, alone, p50", "latency", [percentile(ms, 0.5) for _, ms in done], others=others, cost=cost),
+        of_rounds("call, alone, p99", "latency", [percentile(ms, 0.99) for _, ms in done], others=others),
         of_rounds("call: bytes of stream", "size", [cost["bytes"]]),
     ]
     for callers in CALLERS:
-        each = max(1, (4000 if quick else 12_800) // callers)
-        rates: list[float] = []
-        meters = []
-        await asyncio.gather(*(_call(process, 10) for _ in range(callers)))
-        for _ in range(rounds):
-            async with stack.meter() as meter:
-                await asyncio.gather(*(_call(process, each) for _ in range(callers)))
-            rates.append(callers * each / meter.seconds)
-            meters.append(meter)
-        found.append(of_rounds(f"calls, {callers} callers", "rate", rates, **_costs(meters, callers * each)))
+        found.append(await _many(stack, process, callers, rounds, 4000 if quick else 12_800))
     return found
+
+
+async def _many(stack: Stack, process: RemoteProcess, callers: int, rounds: int, total: int) -> Figure:
+    each = total // callers
+    count = callers * each
+    await asyncio.gather(*(_call(process, 10) for _ in range(callers)))
+    done = await stack.rounds(rounds, lambda: asyncio.gather(*(_call(process, each) for _ in range(callers))))
+    meters = [meter for meter, _ in done]
+    rates = [count / meter.seconds for meter in meters]
+    return of_rounds(f"calls, {callers} callers", "rate", rates, others=_others(meters), cost=_costs(meters, count))
 
 
 async def _call(process: RemoteProcess, count: int) -> list[float]:
@@ -80,13 +79,9 @@ async def children(stack: Stack, rounds: int, quick: bool) -> list[Figure]:
 
 async def _runs(stack: Stack, type_: str, count: int, rounds: int, name: str, unit: str) -> list[Figure]:
     """Run a process that does something `count` times."""
-    rates: list[float] = []
-    meters: list[Meter] = []
-    for _ in range(rounds):
-        async with stack.meter() as meter:
-            await stack.run(type_, n=count)
-        rates.append(count / meter.seconds)
-        meters.append(meter)
+    done = await stack.rounds(rounds, lambda: stack.run(type_, n=count))
+    meters = [meter for meter, _ in done]
     cost = _costs(meters, count)
-    figure = of_rounds(name, "rate", rates, **cost)
+    rates = [count / meter.seconds for meter in meters]
+    figure = of_rounds(name, "rate", rates, others=_others(meters), cost=cost)
     return [figure, of_rounds(f"{unit}: bytes of stream", "size", [cost["bytes"]])] if unit else [figure]
