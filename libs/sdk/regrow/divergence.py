@@ -13,16 +13,17 @@ class Diverged(Exception):
 
     Args:
         recorded: the operation as its answer echoes it.
-        attempted: the fold's own operation of that number with its line, where the fold keeps a trace.
+        trace: the fold's own operations with their lines, by number, where it keeps them.
         seq: the input with the answer.
         what: kind of the answer.
         made: how many operations the fold has made.
     """
 
-    def __init__(self, recorded: Op, attempted: tuple[Op, str] | None, seq: int, what: str, made: int) -> None:
-        super().__init__(recorded, attempted, seq)
+    def __init__(self, recorded: Op, trace: dict[int, tuple[Op, str]] | None, seq: int, what: str, made: int) -> None:
+        super().__init__(recorded, seq)
         self.recorded = recorded
-        self.attempted = attempted
+        self.traced = trace is not None
+        self.attempted = trace.get(recorded.n) if trace is not None else None
         self.seq = seq
         self.what = what
         self.made = made
@@ -41,7 +42,7 @@ class Diverged(Exception):
         if self.recorded.n > self.made:
             return f"the code now makes only {self.made} operations up to there"
         if self.attempted is None:
-            return "the code now does something else up to there"
+            return f"the code now does {'none' if self.traced else 'something else'} there"
         op, line = self.attempted
         now = f"the code now does {op.kind} {op.name}".rstrip()
         if (op.kind, op.name) == (self.recorded.kind, self.recorded.name):

@@ -484,10 +484,7 @@ class Process:
             return False
         if op.n <= self.n and f"{self._rolling[op.n]:016x}" == op.rolling:
             return True
-        attempted = None
-        if self.trace is not None:
-            attempted = self.trace.get(op.n)
-        raise Diverged(op, attempted, self.applied, what, self.n)
+        raise Diverged(op, self.trace, self.applied, what, self.n)
 
     def _on_result(self, message: m.Result) -> None:
         if not self._fits(message.incarnation, message.op, f"{message.op.kind} result"):

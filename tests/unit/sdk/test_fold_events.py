@@ -228,7 +228,7 @@ def test_a_repeated_watch_is_taken_once(world: World) -> None:
     world.settle()
     forwarded = [m.decode_input(b) for _, t, _, b in world.sent(pid) if t == "p_watcher"]
     assert [e.event.seq for e in forwarded if isinstance(e, m.Event)] == [1, 2, 3, 4]
-    others = [m.decode_input(b) for to, t, _, b in world.sent(pid) if t == "p_other"]
+    others = [m.decode_input(b) for _, t, _, b in world.sent(pid) if t == "p_other"]
     assert [e.event.seq for e in others if isinstance(e, m.Event)] == [4]
     world.check()
 
