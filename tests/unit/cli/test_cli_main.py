@@ -148,7 +148,13 @@ def test_exit_codes_are_documented() -> None:
 
 def test_codes_in_the_table_exist() -> None:
     """Every error code that has an exit code is the code of some error."""
-    for module in ("regrow.errors", "regrow_protocol.server", "regrow_service.settings", "regrow_cli.errors"):
+    for module in (
+        "regrow.history",
+        "regrow_protocol.server",
+        "regrow_service.dead",
+        "regrow_service.settings",
+        "regrow_cli.resolve",
+    ):
         importlib.import_module(module)
     known = {cls.code for cls in _all_errors(RegrowError)}
     assert set(exit_codes.BY_ERROR) <= known
