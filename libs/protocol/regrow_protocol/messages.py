@@ -159,12 +159,16 @@ class Carry(Struct, frozen=True, omit_defaults=True):
         started: when its first incarnation began, seconds since 1970.
         watchers: operations that its events are forwarded to.
         marks: by sender (`pid.incarnation` or client id), the last request taken.
+        lost: the input that ended the last incarnation.
+        open: inputs up to it that are unanswered: calls that waited for their endpoint, requests that came too early.
     """
 
     events: int = 0
     started: float = 0.0
     watchers: list[Ref] = []
     marks: dict[str, int] = {}
+    lost: int = 0
+    open: list[int] = []
 
 
 class Call(Request, frozen=True, tag="call", omit_defaults=True, kw_only=True):

@@ -42,7 +42,7 @@ class Endpoints:
         self._process = process
         self._by_name: dict[str, Endpoint | None] = {}
         self._running: dict[int, m.Call] = {}
-        self._waiting: dict[str, list[m.Call]] = {}
+        self._waiting: dict[str, list[tuple[m.Call, int]]] = {}
         self._ended: ProcessEnded | None = None
         self._last = 0
         self.hold_all = False
@@ -58,25 +58,25 @@ class Endpoints:
         if function is not None and not inspect.iscoroutinefunction(function):
             raise TypeError(f"@expose needs an async function; {name} is not one")
         self._by_name[name] = Endpoint(function, name) if function is not None else None
-        for call in self._waiting.pop(name, []):
-            self.called(call)
+        for call, seq in self._waiting.pop(name, []):
+            self.called(call, seq)
 
     def release(self) -> None:
         """The first turn is over: what is not exposed now does not exist."""
         self.hold_all = False
         waiting, self._waiting = self._waiting, {}
         for calls in waiting.values():
-            for call in calls:
-                self.called(call)
+            for call, seq in calls:
+                self.called(call, seq)
 
-    def called(self, call: m.Call) -> None:
-        """A call has come."""
+    def called(self, call: m.Call, seq: int) -> None:
+        """A call has come, as input `seq`."""
         if self._ended is not None:
             self.answer(call, UNSET, failure_of(self._ended))
             return
         if call.endpoint not in self._by_name:
             if call.wait or self.hold_all:
-                self._waiting.setdefault(call.endpoint, []).append(call)
+                self._waiting.setdefault(call.endpoint, []).append((call, seq))
                 return
             known = ", ".join(sorted(self._by_name)) or "none"
             missing = EndpointNotFound(f"No endpoint {call.endpoint!r}; exposed: {known}")
@@ -125,12 +125,17 @@ class Endpoints:
         }
         self._waiting.clear()
 
-    def close(self, error: ProcessEnded) -> None:
-        """The body has ended: whatever is open, and all that comes later, gets `error`."""
+    @property
+    def waiting(self) -> list[tuple[m.Call, int]]:
+        """Calls that wait for their endpoint, with their inputs."""
+        return [waiting for calls in self._waiting.values() for waiting in calls]
+
+    def close(self, error: ProcessEnded, *, waiting_too: bool = True) -> None:
+        """The body has ended: whatever is under way, or else waits, and all that comes later, gets `error`."""
         self._ended = error
         for key in list(self._running):
             self.settle(key, UNSET, failure_of(error))
-        waiting, self._waiting = self._waiting, {}
-        for calls in waiting.values():
-            for call in calls:
+        if waiting_too:
+            for call, _ in self.waiting:
                 self.answer(call, UNSET, failure_of(error))
+            self._waiting.clear()

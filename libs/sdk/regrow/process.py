@@ -92,7 +92,7 @@ class Process:
         self._started_at = 0.0
         self.start: m.Start | None = None
         self.incarnation = -1
-        self._waiting_for_start: list[tuple[m.Input, int]] = []
+        self._waiting_for_start: list[tuple[m.Message, int]] = []
         self._requests = Requests()
         self._reset()
 
@@ -149,7 +149,7 @@ class Process:
         if self.copying is not None:
             self.copying.after_turn(self)
 
-    def _take(self, message: m.Input, seq: int) -> None:
+    def _take(self, message: m.Message, seq: int) -> None:
         if isinstance(message, m.Start):
             self._on_start(message)
         elif self.start is None or (self.ended and self._restarting):
@@ -159,10 +159,16 @@ class Process:
         elif self._lost_at:
             self._waiting_for_start.append((message, seq))  # the next incarnation's
         elif message.k:
-            for due in self._requests.due(message):
-                _HANDLERS[type(due)](self, due)
+            self._handle(self._requests.due(message, seq))
         else:
-            _HANDLERS[type(message)](self, message)
+            self._handle([(message, seq)])
+
+    def _handle(self, requests: list[tuple[m.Request, int]]) -> None:
+        for message, seq in requests:
+            if isinstance(message, m.Call):
+                self.endpoints.called(message, seq)
+            else:
+                _HANDLERS[type(message)](self, message)
 
     def _turn(self) -> None:
         self._drain()
@@ -224,9 +230,12 @@ class Process:
             self._drain()
             if self._main_ended:
                 self._close_endpoints()
+        lost, unanswered = (start.carry.lost, set(start.carry.open)) if start.carry is not None else (0, set[int]())
         for message, seq in held:
-            if seq > start.since:
+            if seq > max(lost, start.since):
                 self._take(message, seq)
+            elif seq in unanswered and isinstance(message, m.Request):
+                self._handle(self._requests.again(message, seq))
 
     def _begin(self, start: m.Start) -> None:
         kind = "restarted" if start.incarnation else "started"
@@ -337,7 +346,8 @@ class Process:
     def _close_endpoints(self) -> None:
         if self._lost_at:
             text = f"The process {self.pid} lost its host during the call and is started again"
-            self.endpoints.close(ProcessEnded(text, hint="call again, if what it does may be done twice"))
+            error = ProcessEnded(text, hint="call again, if what it does may be done twice")
+            self.endpoints.close(error, waiting_too=False)
         else:
             self.endpoints.close(ProcessEnded(f"The process {self.pid} has ended", hint="start a new one"))
 
@@ -347,17 +357,22 @@ class Process:
         assert start is not None
         self._restarting = True
         self.ended = True
+        unanswered = sorted([*self.endpoints.waiting, *self._requests.early], key=lambda held: held[1])
+        self._waiting_for_start[:0] = unanswered
         carry = m.Carry(
             events=self._events_before + len(self.events),
             started=self._started_at,
             watchers=list(self._watchers),
             marks=dict(self._requests.marks),
+            lost=self._lost_at,
+            open=[seq for _, seq in unanswered],
         )
+        since = min([self._lost_at, *(seq - 1 for seq in carry.open)])
         self.send(
             self.pid,
             m.Start(
                 type=start.type, args=start.args, build=self.build, incarnation=self.incarnation + 1,
-                since=self._lost_at, parent=start.parent, root=start.root, op=start.op, name=start.name,
+                since=since, parent=start.parent, root=start.root, op=start.op, name=start.name,
                 program=start.program, restarts=start.restarts + 1, carry=carry,
             ),
         )  # fmt: skip
@@ -527,9 +542,6 @@ class Process:
         for record in self.events:
             if record.seq > message.after:
                 self._forward(watcher, record)
-
-    def _on_call(self, message: m.Call) -> None:
-        self.endpoints.called(message)
 
     def _on_cancel(self, message: m.Cancel) -> None:
         if self.ended:
@@ -782,7 +794,6 @@ def outcome_of(feed: EventFeed, pid: str) -> Any:
 
 
 _HANDLERS: dict[type, Callable[[Any, Any], None]] = {
-    m.Call: Process._on_call,
     m.Signal: Process._on_signal,
     m.Watch: Process._on_watch,
     m.Cancel: Process._on_cancel,

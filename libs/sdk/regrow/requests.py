@@ -24,21 +24,21 @@ class Requests:
 
     def __init__(self) -> None:
         self.marks: dict[str, int] = {}
-        self._early: dict[str, dict[int, m.Request]] = {}
+        self._early: dict[str, dict[int, tuple[m.Request, int]]] = {}
         self._windows: dict[str, set[int]] = {}
 
-    def due(self, message: m.Request) -> list[m.Request]:
-        """What is to be taken now that `message` has come."""
+    def due(self, message: m.Request, seq: int) -> list[tuple[m.Request, int]]:
+        """What is to be taken now that `message` has come, as input `seq`: requests with their inputs."""
         if message.by is None:
-            return [] if self._seen(getattr(message, "client", ""), message.k) else [message]
+            return [] if self._seen(getattr(message, "client", ""), message.k) else [(message, seq)]
         sender = f"{message.by.pid}.{message.by.incarnation}"
         mark = self.marks.get(sender, 0)
         if message.k <= mark:
             return []
         if message.k > mark + 1:
-            self._early.setdefault(sender, {})[message.k] = message
+            self._early.setdefault(sender, {})[message.k] = (message, seq)
             return []
-        taken = [message]
+        taken = [(message, seq)]
         mark += 1
         if early := self._early.get(sender):
             while (following := early.pop(mark + 1, None)) is not None:
@@ -67,6 +67,19 @@ class Requests:
         if len(window) > 2 * WINDOW:
             self._windows[client] = {n for n in window if n > top - WINDOW}
         return False
+
+    def again(self, message: m.Request, seq: int) -> list[tuple[m.Request, int]]:
+        """What is to be taken of a request that the last incarnation left open."""
+        if message.by is None:
+            self._seen(getattr(message, "client", ""), message.k)
+        elif message.k > self.marks.get(f"{message.by.pid}.{message.by.incarnation}", 0):
+            return self.due(message, seq)
+        return [(message, seq)]
+
+    @property
+    def early(self) -> list[tuple[m.Request, int]]:
+        """Requests that are held because an earlier one has not come."""
+        return [held for early in self._early.values() for held in early.values()]
 
     def next_incarnation(self, marks: dict[str, int]) -> None:
         """Begin with what the last incarnation hands on."""

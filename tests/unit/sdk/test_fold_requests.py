@@ -91,7 +91,7 @@ def test_the_window_of_a_client() -> None:
     args = Raw(b"{}")
 
     def taken(k: int, client: str = "c") -> bool:
-        return bool(requests.due(m.Call(endpoint="x", args=args, client=client, k=k)))
+        return bool(requests.due(m.Call(endpoint="x", args=args, client=client, k=k), k))
 
     assert all(taken(k) for k in range(2, 3 * WINDOW, 2))
     assert not taken(2 * WINDOW)
