@@ -11,17 +11,19 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600 if LONG else 150)]
 
 CHILDREN, STEPS = 4, 125
 KILLS = 20 if LONG else 5
+PACE = 0.02 if LONG else 0.005
+"""Seconds of a step: as many kills must fit into the run."""
 
 
 async def test_a_host_is_killed_again_and_again(stack: Stack) -> None:
     """However often the host is killed, the result is right and each step's recorded outcome is counted once."""
     await stack.supervise()
     host = await stack.host()
-    root = await stack.start("crowd", children=CHILDREN, steps=STEPS, seconds=0.005)
+    root = await stack.start("crowd", children=CHILDREN, steps=STEPS, seconds=PACE)
     result = asyncio.create_task(root.result(300 if LONG else 100))
     last = await stack.bus.last_seq(stack.inbox)
     for _ in range(KILLS):
-        last = await stack.stored(last + CHILDREN * STEPS // (KILLS + 2))
+        last = await stack.stored(last + CHILDREN * STEPS // (KILLS * 3))
         await stack.kill(host)
         assert not result.done()
         host = await stack.host()
@@ -33,11 +35,11 @@ async def test_the_supervisor_and_the_server_are_killed(stack: Stack) -> None:
     """A supervisor that is killed, then the server, then a host with the supervisor: nothing is lost or done twice."""
     supervisor = await stack.supervise()
     host = await stack.host()
-    root = await stack.start("crowd", children=CHILDREN, steps=STEPS, seconds=0.005)
+    root = await stack.start("crowd", children=CHILDREN, steps=STEPS, seconds=PACE)
     result = asyncio.create_task(root.result(300 if LONG else 120))
     last = await stack.bus.last_seq(stack.inbox)
     for turn in range(6 if LONG else 2):
-        last = await stack.stored(last + 40)
+        last = await stack.stored(last + 10)
         await stack.end(supervisor)
         last = await stack.stored(last + 10)  # nothing needs it
         if turn % 2:
@@ -56,11 +58,11 @@ async def test_the_server_is_killed_again_and_again(stack: Stack) -> None:
     """What was acknowledged is there after the server's crash, and what was not is sent again under its id."""
     await stack.supervise()
     await stack.host()
-    root = await stack.start("crowd", children=CHILDREN, steps=STEPS, seconds=0.005)
+    root = await stack.start("crowd", children=CHILDREN, steps=STEPS, seconds=PACE)
     result = asyncio.create_task(root.result(300 if LONG else 120))
     last = await stack.bus.last_seq(stack.inbox)
     for _ in range(KILLS):
-        last = await stack.stored(last + CHILDREN * STEPS // (KILLS + 2))
+        last = await stack.stored(last + CHILDREN * STEPS // (KILLS * 3))
         assert not result.done()
         await stack.outage(0.0)
     found = await result
