@@ -69,6 +69,11 @@ class LocalWork:
         if process.incarnation != resident.incarnation:
             resident.drop_all()
             resident.incarnation = process.incarnation
+        if not process.replaying:
+            for n in process.dropped_local:
+                if n in resident.distant and n not in process.timers and not _is_end_of(message, n):
+                    self._partition.spawn(self._unschedule(resident.pid, process.incarnation, n))
+                    resident.distant.discard(n)
         for n in process.new_local:
             if n in process.timers:
                 self._note_distance(resident, n)
