@@ -380,6 +380,9 @@ class Process:
         self._close_loop()
 
     def _drop_local(self) -> None:
+        """Wait for nothing any more."""
+        self._calls.clear()
+        self._watch_ops.clear()
         self.dropped_local.extend([*self.steps, *self.timers])
         self.steps.clear()
         self.timers.clear()
