@@ -74,6 +74,18 @@ async def test_a_partition_that_moves_to_a_living_host(rt: Runtime, second: Host
     await rt.assign(rt.host)
 
 
+async def test_a_step_in_hand_when_its_partition_moves(rt: Runtime, second: Host, until: Until) -> None:
+    """The host that began it finishes it; the next one does not run it again."""
+    name = new_id("step")
+    process = await rt.start(slow_step, 0.8, name)
+    await until(lambda: rt.host.steps.executing == 1, "the step")
+    await rt.assign(second)
+    assert await process.result(10) == name
+    assert RUNS.count(name) == 1
+    assert len(await results(rt, process.pid)) == 1
+    await rt.assign(rt.host)
+
+
 async def test_what_waits_to_be_sent_when_ownership_is_lost(rt: Runtime, second: Host, until: Until, name: str) -> None:
     """A host that was silent for longer than its lease sends nothing for partitions that are another's by now."""
     process = await rt.start(holding, name)

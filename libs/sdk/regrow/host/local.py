@@ -31,13 +31,18 @@ FOREVER = 100 * 365.25 * 86400.0
 
 
 class LocalWork:
-    """For the processes of one partition."""
+    """For the processes of one partition.
+
+    Attributes:
+        begun: steps whose functions run, by number of the resident and of the operation.
+    """
 
     def __init__(self, partition: Partition, host: Host) -> None:
         self._partition = partition
         self._host = host
         self._publishing = partition.publishing
         self._unscheduling = asyncio.Semaphore(4)
+        self.begun: set[tuple[int, int]] = set()
 
     def attend(self, resident: Resident, message: m.Input) -> None:
         """After a live turn: begin what is new, drop what is over."""
@@ -121,7 +126,7 @@ class LocalWork:
         step = resident.process.steps[n]
         op = step.pending.op
         try:
-            value, failure, attempts = await self._host.steps.run(step, self._host.may_start)
+            value, failure, attempts = await self._host.steps.run(step, lambda: self._may_start(resident, n))
             result = m.Result(incarnation=incarnation, op=op, value=value, error=failure, attempts=attempts)
             payload = m.encode(result)
             if len(payload) > m.MAX_INLINE:
@@ -131,6 +136,8 @@ class LocalWork:
         except Exception as error:
             log.exception("process %s: %s %r has no result", resident.pid, op.kind, op.name)
             payload = m.encode(m.Result(incarnation=incarnation, op=op, error=failure_of(error)))
+        finally:
+            self.begun.discard((resident.number, n))
         if resident.process.gone:
             return
         msg_id = f"{resident.pid}.{incarnation}.{n}.r"
@@ -144,6 +151,12 @@ class LocalWork:
             self._publishing.put(resident.pid, m.encode(failed), f"{msg_id}.e")
 
         self._publishing.put(resident.pid, payload, msg_id, done=done)
+
+    async def _may_start(self, resident: Resident, n: int) -> None:
+        if self._partition.handing_over:
+            await asyncio.get_running_loop().create_future()  # the next owner begins it
+        await self._host.may_start()
+        self.begun.add((resident.number, n))
 
     # Timers -----------------------------------------------------------------------------------------------------------
 

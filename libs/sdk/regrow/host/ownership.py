@@ -146,13 +146,12 @@ class Ownership:
         before = self._before.pop(partition.number, "")
         if before in ("", self._host.id):
             return
-        if await self._host.bus.kv("regrow_hosts").get(f"{token(self._host.app)}.{before}") is None:
-            return
-        deadline = self._host.loop_time() + 2 * HANDOVER
-        while not await partition.keeper.is_clean():
-            await asyncio.sleep(POLL)
-            if self._host.loop_time() > deadline:
+        hosts, key = self._host.bus.kv("regrow_hosts"), f"{token(self._host.app)}.{before}"
+        deadline = self._host.loop_time() + self._host.options.drain + 2 * HANDOVER
+        while self._host.loop_time() < deadline and self.epoch_of(partition.number) == partition.epoch:
+            if await partition.keeper.is_clean() or await hosts.get(key) is None:
                 return
+            await asyncio.sleep(POLL)
 
     # Partitions that end here -----------------------------------------------------------------------------------------
 

@@ -58,6 +58,7 @@ class Partition:
         fresh: all that was in the stream at the take-over has arrived: what comes now was seen by no earlier owner.
         recovery: while inputs are taken with care.
         probation: while it is not known whether steps and bodies end this host.
+        handing_over: another host waits for it: no step begins any more.
         stopping: it is let go: nothing counts any more.
     """
 
@@ -72,6 +73,7 @@ class Partition:
         self.fresh = False
         self.recovery: Recovery | None = None
         self.probation: Probation | None = None
+        self.handing_over = False
         self.stopping = False
         self.keeper = CursorKeeper(host.bus, host.env.app, host.env.build, number, epoch)
         self.publishing = Publishing(self, host)
@@ -156,7 +158,9 @@ class Partition:
         )
 
     async def hand_over(self) -> None:
-        """Let go to another host that waits for it: what is under way is finished, as far as it is quickly done."""
+        """Let go to another host that waits for it: steps in hand finish within the drain time, no others begin."""
+        self.handing_over = True
+        await until(lambda: self.stopping or not self.local.begun, self._host.loop_time() + self._host.options.drain)
         await self.settle(self._host.loop_time() + HANDOVER)
         await self.stop(write=True)
 
