@@ -28,7 +28,7 @@ async def inputs(rt: Runtime, pid: str, kind: type[m.Message] | None = None) -> 
     """What stands in the inbox of a process, of one kind."""
     part = ids.partition_of(pid, rt.host.env.partitions)
     found = await rt.bus.history(streams.inbox_stream(rt.app), subjects.inbox(rt.app, part, pid))
-    decoded = [m.decode(received.data, m.Message) for received in found]
+    decoded = [m.decode(received.data, m.Input) for received in found]
     return [message for message in decoded if kind is None or isinstance(message, kind)]
 
 
