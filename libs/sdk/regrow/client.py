@@ -7,6 +7,7 @@ watch.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -23,6 +24,8 @@ from .clock import Clock
 from .codec import from_raw, to_raw
 from .errors import CallFailed, ProcessNotFound, execution_failed, raised
 from .handle import Event
+
+log = logging.getLogger("regrow.client")
 
 CATCH_UP_EVERY = 2.0
 
@@ -69,8 +72,8 @@ class RemoteProcess:
         last = await self._client.bus.last(streams.EVENTS, subjects.events_of(self.app, self.pid))
         if last is None:
             return "waiting"
-        record: m.EventRecord = m.decode(last.data, m.EventRecord)
-        return record.type if record.final else "running"
+        record = event_record(last.data)
+        return record.type if record is not None and record.final else "running"
 
 
 def outcome_of_record(record: m.EventRecord, type_: Any = Any) -> Any:
@@ -82,6 +85,15 @@ def outcome_of_record(record: m.EventRecord, type_: Any = Any) -> Any:
         failure = m.Failure(data["error"], data["reason"], data["code"], data["retryable"])
         raise execution_failed(failure, record.pid)
     raise execution_failed(m.Failure("CancelledError", "cancelled", "cancelled"), record.pid)
+
+
+def event_record(data: bytes) -> m.EventRecord | None:
+    """An event as it was recorded; None, with a line in the log, for what does not decode."""
+    try:
+        return m.decode(data, m.EventRecord)
+    except msgspec.MsgspecError as error:
+        log.warning("an event does not decode: %s", error)
+        return None
 
 
 class Client:
@@ -260,7 +272,8 @@ class Client:
         filter_ = subjects.events_of(app, pid)
 
         def arrived(_subject: bytes, _reply: bytes, _headers: bytes | None, data: bytes) -> None:
-            feed.put_nowait(m.decode(data, m.EventRecord))
+            if (record := event_record(data)) is not None:
+                feed.put_nowait(record)
 
         sid = self.bus.nc.raw_subscribe(filter_, arrived) if follow else None
         seen = 0
@@ -268,7 +281,8 @@ class Client:
             while True:
                 for received in await self.bus.history(streams.EVENTS, filter_, seen + 1):
                     seen = received.seq
-                    feed.put_nowait(m.decode(received.data, m.EventRecord))
+                    if (record := event_record(received.data)) is not None:
+                        feed.put_nowait(record)
                 while True:
                     try:
                         record = (

@@ -76,6 +76,8 @@ def _dec_hook(type_: type, value: Any) -> Any:
         return type_(value["$process"])
     if isinstance(type_, type) and issubclass(type_, PurePath) and isinstance(value, str):
         return type_(value)
+    if type_ is object:
+        return value
     msg = f"{type_} cannot be received"
     raise NotImplementedError(msg)
 

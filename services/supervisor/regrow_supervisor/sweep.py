@@ -184,7 +184,9 @@ class Sweep:
 
     async def _upgrade(self, found: Found, build: str) -> bool:
         record = found.record
-        if not await self._send(record, messages.encode(Upgrade(build=build)), f"{record.pid}.upgrade.{build}"):
+        # The revision that it answers is in the id: a process may come back to a build that it had left a minute ago.
+        msg_id = f"{record.pid}.upgrade.{build}.{found.revision}"
+        if not await self._send(record, messages.encode(Upgrade(build=build)), msg_id):
             return False
         self._metrics[UPGRADES].labels(record.app).inc()
         self._log.info("upgrade sent", pid=record.pid, app=record.app, build=record.build, to=build)
