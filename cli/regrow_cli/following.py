@@ -78,9 +78,11 @@ async def follow(
     cursors = bus.kv("regrow_cursors").watch(f"{subjects.token(process.app)}.{build}.{part}", cursor)
     ending = asyncio.ensure_future(to_the_end())
     try:
-        for type_ in LIFE if since is not None else ():
-            for received in await bus.history(streams.EVENTS, subjects.events_of(process.app, type_=type_), since + 1):
-                tree.take(m.decode(received.data, m.EventRecord))
+        if since is not None:
+            for type_ in LIFE:
+                wanted = subjects.events_of(process.app, type_=type_)
+                for received in await bus.history(streams.EVENTS, wanted, since + 1):
+                    life(b"", b"", None, received.data)
         await asyncio.wait([ending, parked, *([failed] if failed else [])], return_when=asyncio.FIRST_COMPLETED)
         if not ending.done():
             raise ProcessStuck(process.pid, parked.result()) if parked.done() or failed is None else failed.result()

@@ -41,6 +41,12 @@ async def build_for(bus: Bus, app: str, type_: str, *, build: str = "", target: 
     return chosen
 
 
+async def program_of(bus: Bus, app: str, build: str) -> m.Program | None:
+    """The program that the hosts of a build run: what a start says, so that it can be resumed and replayed."""
+    targets = [host.target for host in await hosts(bus) if (host.app, host.build) == (app, build) and host.target]
+    return m.Program(targets[0]) if targets else None
+
+
 async def is_hosted(bus: Bus, app: str, build: str) -> bool:
     """Whether a host of this build lives."""
     return any((host.app, host.build) == (app, build) for host in await hosts(bus))

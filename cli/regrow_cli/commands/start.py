@@ -54,7 +54,7 @@ async def _start(
     from ..access import connected
     from ..arguments import parse
     from ..following import follow
-    from ..live import build_for
+    from ..live import build_for, program_of
     from ..live_view import view_for
 
     raw = to_raw(parse(arguments), f"An argument of {type_}()")
@@ -64,7 +64,7 @@ async def _start(
         if name:
             await _is_free(bus, app, name)
         since = await bus.last_seq(EVENTS)
-        process = await client.start(app, build, type_, raw, name=name)
+        process = await client.start(app, build, type_, raw, name=name, program=await program_of(bus, app, build))
         if not wait:
             print(process.pid)
             return None
