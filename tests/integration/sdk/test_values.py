@@ -17,6 +17,7 @@ from regrow import (
     InvalidArguments,
     NotSendable,
     ProcessHandle,
+    RegrowError,
     agent_process,
     done,
     emit,
@@ -232,7 +233,7 @@ async def sends_too_much() -> list[str]:
     for attempt in (lambda: spawn(long_child, text), lambda: emit("big", text), lambda: done(text)):
         try:
             attempt()
-        except Exception as error:
+        except RegrowError as error:
             found.append(f"{type(error).__name__}: {error}")
     return found
 
