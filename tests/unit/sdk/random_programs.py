@@ -27,6 +27,7 @@ from regrow import (
     sleep,
     spawn,
     step,
+    wait,
 )
 
 Program: TypeAlias = list[Any]
@@ -69,6 +70,17 @@ async def interpret(program: Program, parent: ProcessHandle | None = None) -> li
     assert is_replaying() in (True, False)
     await run(scope, program)
     return scope.log
+
+
+@agent_process
+async def serve() -> None:
+    """Answer until cancelled."""
+
+    @expose
+    async def double(x: int) -> int:
+        return await step(work, x)
+
+    await wait()
 
 
 async def run(scope: Scope, program: Program) -> None:
@@ -135,6 +147,13 @@ async def op_await(scope: Scope, i: int) -> None:
 async def op_call(scope: Scope, i: int, x: int) -> None:
     if scope.handles:
         await attempt(scope, "call", scope.handle(i).call("note", x=x))
+
+
+async def op_serve(scope: Scope, x: int) -> None:
+    server = spawn(serve)
+    for y in (x, x + 3):
+        await attempt(scope, "served", server.call("double", x=y))
+    server.cancel()
 
 
 async def op_race(scope: Scope, x: int) -> None:
@@ -298,12 +317,13 @@ _calm_leaves = st.one_of(
     _op("sleep", seconds),
     _op("step", numbers),
     _op("await", numbers),
-    _op("call", numbers, numbers),
+    _op("serve", numbers),
     _op("raise", numbers),
 )
 _leaves = st.one_of(
     _calm_leaves,
     _op("race", numbers),
+    _op("call", numbers, numbers),
     _op("put", numbers),
     _op("get", seconds),
     _op("done", numbers),
