@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -99,18 +98,13 @@ class TerminalView(View):
     def __init__(self) -> None:
         self._progress: Progress | None = None
         self._task: Any = None
-        self._began = time.monotonic()
 
     def __enter__(self) -> Self:
         from rich.console import Console
         from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-        columns = (
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[counts]}"),
-        )
+        counts, title = TextColumn("{task.fields[counts]}"), TextColumn("{task.description}")
+        columns = (SpinnerColumn(), TimeElapsedColumn(), counts, title)  # what does not fit is cut off the end
         self._progress = Progress(*columns, console=Console(stderr=True), transient=True, refresh_per_second=8)
         self._progress.start()
         return self
@@ -123,7 +117,10 @@ class TerminalView(View):
 
     def began(self, title: str) -> None:
         assert self._progress is not None
-        self._task = self._progress.add_task(title, total=None, counts="")
+        if self._task is None:
+            self._task = self._progress.add_task(title, total=None, counts="")
+        else:
+            self._progress.update(self._task, description=title)
 
     def event(self, record: EventRecord) -> None:
         from rich.text import Text

@@ -82,7 +82,7 @@ def test_an_error_is_one_line_and_a_hint(
     assert len(hints) <= 1
 
 
-@pytest.mark.parametrize("line", [["ls"], ["run", str(PROGRAMS / "tally.py")], ["hosts"], ["call", NOBODY, "x"]])
+@pytest.mark.parametrize("line", [["ls"], ["run", str(PROGRAMS / "tally.py")]])
 def test_no_server(stack: Stack, line: list[str]) -> None:
     """A server that was named and does not answer is 3."""
     done = stack.regrow(*line, "--nats", "nats://127.0.0.1:1")

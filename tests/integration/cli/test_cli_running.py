@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -21,6 +26,32 @@ def test_run_prints_the_result_and_nothing_else(stack: Stack, tally: Path) -> No
     assert [line.split("  ")[1] for line in lines if line[2:3] == ":"] == ["started", *["progress"] * 3, "done"]
     assert lines[-1].startswith("p_")
     assert "(4 done)" in lines[-1]
+
+
+def test_a_terminal_shows_what_runs(stack: Stack, tally: Path) -> None:
+    """On a terminal the counts of the tree stand below the events until the end; the result is not touched."""
+    ours, theirs = pty.openpty()
+    shown = bytearray()
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # the other end is closed
+            while data := os.read(ours, 65536):
+                shown.extend(data)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    argv = [sys.executable, "-m", "regrow_cli", "run", str(tally), "n=5"]
+    environment = {**stack.environment, "TERM": "xterm", "COLUMNS": "100"}
+    ended = subprocess.run(argv, stdout=subprocess.PIPE, stderr=theirs, env=environment, timeout=60, check=True)
+    os.close(theirs)
+    reader.join(10)
+    os.close(ours)
+    text = shown.decode()
+    assert json.loads(ended.stdout) == [0, 1, 4, 9, 16]
+    assert text.count("progress  {") == 5
+    assert "running" in text
+    assert "(6 done)" in text
+    assert "\x1b[" in text
 
 
 def test_arguments_are_json_text_or_files(stack: Stack, tally: Path, tmp_path: Path) -> None:
