@@ -191,6 +191,9 @@ class Stack:
         await streams.ensure_app(self.bus, self.app, duplicate_window=seconds)
         events = streams.StreamSpec(streams.EVENTS, ("regrow.event.>",), duplicate_window=seconds)
         await streams.ensure_specs(self.bus, [events])
+        for name in (self.inbox, streams.EVENTS):
+            present = msgspec.json.decode(await self.bus.request(f"$JS.API.STREAM.INFO.{name}"))["config"]
+            assert present["duplicate_window"] == seconds * 1e9
 
     async def give(self, host: HostProcess) -> None:
         """Without a supervisor: make this host the owner of every partition."""

@@ -12,7 +12,7 @@ from regrow.launcher import HostProcess
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600 if LONG else 150)]
 
-CHILDREN, STEPS = 4, 125
+CHILDREN, STEPS = 4, 1000 if LONG else 125
 LIMIT = 300 if LONG else 120
 
 
@@ -29,7 +29,7 @@ async def test_two_hosts_own_the_same_partitions(stack: Stack) -> None:
     stack.env["REGROW_HOST_TTL"] = "30"
     first, second = await stack.host(), await stack.host()
     await stack.give(first)
-    root = await stack.start("crowd", children=CHILDREN, steps=STEPS, seconds=0.005)
+    root = await stack.start("crowd", children=CHILDREN, steps=STEPS, seconds=0.05 if LONG else 0.005)
     result = asyncio.create_task(root.result(LIMIT))
     last = await stack.bus.last_seq(stack.inbox)
     for turn in range(20 if LONG else 6):
@@ -40,8 +40,7 @@ async def test_two_hosts_own_the_same_partitions(stack: Stack) -> None:
         last = await stack.stored(last + 20)
         go_on(first)
         first, second = second, first
-        if result.done():
-            break
+        assert not result.done()
     found = await result
     (await stack.log()).check(found, STEPS)
 
@@ -52,7 +51,7 @@ async def test_a_host_is_stopped_for_longer_than_its_lease(stack: Stack) -> None
     sleeper, other = await stack.host(), await stack.host()
     await stack.shrink_windows(0.5)
     await stack.owned_by(sleeper, other)
-    root = await stack.start("crowd", children=CHILDREN * 2, steps=STEPS, seconds=0.02)
+    root = await stack.start("crowd", children=CHILDREN * 2, steps=STEPS, seconds=0.06 if LONG else 0.02)
     result = asyncio.create_task(root.result(LIMIT))
     last = await stack.bus.last_seq(stack.inbox)
     for _ in range(10 if LONG else 2):
