@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from conftest_cli import Launch, Stack, end_of, pid_in, until
+from conftest_cli import Launch, Stack, end_of, opened, pid_in, until
 
 pytestmark = [pytest.mark.xdist_group("cli-running"), pytest.mark.timeout(180)]
 
@@ -28,7 +28,7 @@ def test_run_prints_the_result_and_nothing_else(stack: Stack, tally: Path) -> No
     assert "(4 done)" in lines[-1]
 
 
-def test_a_terminal_shows_what_runs(stack: Stack, tally: Path) -> None:
+def test_a_terminal_shows_what_runs(stack: Stack, tally: Path, tmp_path: Path) -> None:
     """On a terminal the counts of the tree stand below the events until the end; the result is not touched."""
     ours, theirs = pty.openpty()
     shown = bytearray()
@@ -40,16 +40,19 @@ def test_a_terminal_shows_what_runs(stack: Stack, tally: Path) -> None:
 
     reader = threading.Thread(target=read)
     reader.start()
-    argv = [sys.executable, "-m", "regrow_cli", "run", str(tally), "n=5"]
+    gate = tmp_path / "gate"
+    argv = [sys.executable, "-m", "regrow_cli", "run", str(tally), "n=5", f"gate={gate}"]
     environment = {**stack.environment, "TERM": "xterm", "COLUMNS": "100"}
-    ended = subprocess.run(argv, stdout=subprocess.PIPE, stderr=theirs, env=environment, timeout=60, check=True)
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=theirs, env=environment) as running, opened(gate):
+        until(lambda: b" running, 2 done" in shown, "the counts")
+        gate.touch()
+        out, _ = running.communicate(timeout=60)
     os.close(theirs)
     reader.join(10)
     os.close(ours)
     text = shown.decode()
-    assert json.loads(ended.stdout) == [0, 1, 4, 9, 16]
+    assert json.loads(out) == [0, 1, 4, 9, 16]
     assert text.count("progress  {") == 5
-    assert "running" in text
     assert "(6 done)" in text
     assert "\x1b[" in text
 
