@@ -307,7 +307,7 @@ async def test_a_cancelled_body_may_still_run_children_to_clean_up(rt: Runtime) 
     async for event in root.events():
         if event.type == "started":
             await root.cancel()
-    events = {event.type: event.data async for event in root.events(follow=False)}
+    events = {event.type: event.data async for event in root.events()}
     assert events["cleaned"] == 42
     assert "cancelled" in events
 

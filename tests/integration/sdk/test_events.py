@@ -42,7 +42,7 @@ async def endless() -> None:
 
 
 async def _told(rt: Runtime, pid: str) -> list[tuple[str, Any]]:
-    return [(e.type, e.data) async for e in rt.client.events(rt.app, pid, follow=False)]
+    return [(e.type, e.data) async for e in rt.client.events(rt.app, pid)]
 
 
 async def test_a_process_tells_started_its_own_events_and_done_with_its_result(rt: Runtime) -> None:
@@ -93,7 +93,7 @@ async def test_events_carry_a_number_without_gaps_and_the_time_of_the_process(rt
     """seq counts from 1 without gaps; time is the clock of the process when it announced the event."""
     root = await rt.start(emits_over_time)
     times = await root.result(30)
-    events = [e async for e in root.events(follow=False)]
+    events = [e async for e in root.events()]
     assert [e.seq for e in events] == [1, 2, 3, 4, 5]
     assert [e.time for e in events if e.type == "tick"] == pytest.approx(times, abs=1e-5)
     assert events[-1].time >= times[0] + 3 * 86_400 - 1e-5
@@ -127,7 +127,7 @@ async def test_bubble_forwards_events_and_keeps_the_deepest_source(rt: Runtime) 
     """An event that climbs two levels keeps the source of the lowest; one of the child itself gets the child's."""
     root = await rt.start(top)
     assert await root.result(30) == "middle"
-    climbed = [(e.type, e.data, e.source) async for e in root.events(follow=False) if e.source]
+    climbed = [(e.type, e.data, e.source) async for e in root.events() if e.source]
     assert ("said", "deep", "leaf") in climbed
     assert ("own", "middle", "middle") in climbed
     assert ("started", None, "middle") in climbed
@@ -147,7 +147,7 @@ async def test_bubble_without_a_source_forwards_without_one(rt: Runtime) -> None
     """source= may be left out: the events come without a source."""
     root = await rt.start(bubbles_without_a_source)
     await root.result(30)
-    said = [(e.data, e.source) async for e in root.events(follow=False) if e.type == "said"]
+    said = [(e.data, e.source) async for e in root.events() if e.type == "said"]
     assert said == [("w", None)]
 
 
@@ -173,7 +173,7 @@ async def test_bubbling_ends_when_unsubscribed(rt: Runtime) -> None:
     """The function that bubble returns ends it; calling it again does no harm."""
     root = await rt.start(stops_bubbling)
     await root.result(30)
-    assert [e.data async for e in root.events(follow=False) if e.type == "line"] == [0, 1]
+    assert [e.data async for e in root.events() if e.type == "line"] == [0, 1]
 
 
 @agent_process

@@ -176,7 +176,7 @@ async def test_a_callback_runs_in_the_scope_of_who_subscribed(rt: Runtime) -> No
     """What a subscription's callback emits is an event of the process that subscribed."""
     root = await rt.start(emits_in_a_callback)
     assert await root.result(30) == root.pid
-    heard = [e.data async for e in root.events(follow=False) if e.type == "heard"]
+    heard = [e.data async for e in root.events() if e.type == "heard"]
     assert heard[:3] == ["started", "count", "count"]
 
 

@@ -70,7 +70,7 @@ async def test_io_in_a_body_fails_it_naming_step_and_restart(rt: Runtime, what: 
     with pytest.raises(ExecutionFailed) as caught:
         await root.result(30)
     assert caught.value.error == "NotAllowedInBody"
-    data = [e.data async for e in root.events(follow=False)][-1]
+    data = [e.data async for e in root.events()][-1]
     assert data["code"] == "not-allowed-in-body"
 
 

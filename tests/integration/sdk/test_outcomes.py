@@ -140,7 +140,7 @@ async def test_timeout_fails_the_process_and_ends_its_children(rt: Runtime) -> N
     with pytest.raises(ExecutionFailed, match="timed out after 3600 s") as caught:
         await root.result(30)
     assert caught.value.error == "TimeoutError"
-    assert [e.type async for e in root.events(follow=False)] == ["started", "cleaning", "failed"]
+    assert [e.type async for e in root.events()] == ["started", "cleaning", "failed"]
     assert [type_ for _, type_ in await finals(rt)] == ["cancelled", "failed"]
 
 
@@ -204,7 +204,7 @@ async def test_tasks_left_running_are_cancelled_before_the_end(rt: Runtime) -> N
     """Tasks that a body leaves behind are cancelled, and what they do then comes before the end."""
     root = await rt.start(has_background_tasks)
     assert await root.result(30) == "done"
-    assert [e.type async for e in root.events(follow=False)] == ["started", "background ended", "done"]
+    assert [e.type async for e in root.events()] == ["started", "background ended", "done"]
 
 
 @agent_process

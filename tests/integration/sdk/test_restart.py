@@ -138,7 +138,7 @@ async def test_max_restarts_0_fails_with_host_lost(rt: Runtime) -> None:
     with pytest.raises(ExecutionFailed, match="max_restarts=0") as caught:
         await root.result(30)
     assert caught.value.error == "HostLost"
-    assert [e.data["code"] async for e in root.events(follow=False) if e.type == "failed"] == ["host-lost"]
+    assert [e.data["code"] async for e in root.events() if e.type == "failed"] == ["host-lost"]
 
 
 @agent_process(resume="restart", max_restarts=1)
@@ -210,7 +210,7 @@ async def test_handles_bubbles_and_calls_of_others_go_on_over_a_restart(rt: Runt
         "finished in 1",
         ["started", "serving", "restarted", "serving", "done"],
     ]
-    bubbled = [e.type async for e in root.events(follow=False) if e.source == "service"]
+    bubbled = [e.type async for e in root.events() if e.source == "service"]
     assert bubbled[:4] == ["started", "serving", "restarted", "serving"]
 
 
