@@ -26,7 +26,7 @@ RESULT = m.Result(incarnation=0, op=OP, value=Raw(b"1"))
 
 
 def test_a_copy_keeps_order_and_times() -> None:
-    """Inputs up to the cut with their recorded times; the start says whose they are, and leaves the name to the other."""
+    """Inputs up to the cut with their times; the start says whose they are and leaves the name to the other."""
     history = _history(_start(), RESULT, m.Upgrade(build="b2"), m.Resume(), RESULT, m.Cancel())
     start, *rest = copied(history, "b3", at=50)
     assert isinstance(start, m.Start)
