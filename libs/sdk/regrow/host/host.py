@@ -23,6 +23,7 @@ from ..operations import Env
 from ..program import LoadedProgram
 from .cursor import condemn, cursor_key
 from .lease import Lease
+from .memory import Memory
 from .options import HostOptions
 from .ownership import Ownership
 from .partition import Partition
@@ -79,6 +80,7 @@ class Host:
         self._never = asyncio.Event()
         self._skip: list[tuple[float, int, Resident, int]] = []
         self._skip_count = 0
+        self.memory = Memory(lambda: sum(len(partition.residents) for partition in self.partitions.values()))
 
     @property
     def partitions(self) -> dict[int, Partition]:

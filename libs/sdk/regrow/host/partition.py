@@ -367,6 +367,7 @@ class Partition:
             ]
             for at in range(0, len(resting), SLICE):
                 await outside_tasks(self._park, resting[at : at + SLICE])
+            self._host.memory.left(len(resting))
 
     def _park(self, residents: list[Resident]) -> None:
         floor = self.floor.value
