@@ -110,3 +110,23 @@ def test_an_api_error_is_seen() -> None:
     assert (error.code, error.err_code) == (404, 10059)
     assert wire.api_error(b'{"state":{"subjects":{"\\"error\\"":1}}}') is None
     assert wire.api_error(b'{"state":{}}') is None
+
+
+@given(st.text(st.characters(codec="utf-8", max_codepoint=0x2FFF), max_size=40))
+def test_a_message_id_alone_makes_the_same_header_as_among_others(msg_id: str) -> None:
+    """The short way for the usual header writes and refuses what the long one does."""
+    try:
+        expected = wire.header_lines({"Nats-Msg-Id": msg_id})
+    except InvalidName:
+        with pytest.raises(InvalidName):
+            wire.id_line(msg_id)
+    else:
+        assert wire.id_line(msg_id) == expected
+
+
+@given(st.text("ab.*> \t\r\n\x00\x7fä", max_size=12))
+def test_the_short_way_for_subjects_takes_nothing_that_the_long_one_refuses(subject: str) -> None:
+    """Whatever looks plain holds nothing that must not be there."""
+    if wire._PLAIN_SUBJECT.fullmatch(subject):
+        assert subject
+        assert not wire._NO_SUBJECT.search(subject)

@@ -26,7 +26,7 @@ from . import direct
 from .item import Done, Item
 from .pace import Pace
 from .verdicts import STORE_FULL, for_good, for_now, read_answer
-from .wire import PubAck, check_subject, header_lines, hpub
+from .wire import PubAck, check_subject, header_lines, hpub, id_line
 
 if TYPE_CHECKING:
     from .link import Link
@@ -89,7 +89,7 @@ class Publisher:
             raise Unreachable("The bus is closed")
         if not isinstance(payload, bytes):
             raise TypeError(f"A message's body is bytes, not {type(payload).__name__}")
-        head = header_lines({"Nats-Msg-Id": msg_id, **headers} if headers else {"Nats-Msg-Id": msg_id})
+        head = header_lines({"Nats-Msg-Id": msg_id, **headers}) if headers else id_line(msg_id)
         item = Item(self, check_subject(subject), payload, msg_id, head, done)
         self._queue.append(item)
         self.backlog += 1
