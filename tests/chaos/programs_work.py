@@ -8,6 +8,7 @@ import sys
 import time
 
 from regrow import agent_process, emit, expose, step, wait
+from regrow.errors import StepFailed
 
 
 def _die() -> None:
@@ -70,6 +71,6 @@ async def odd_steps() -> list[str]:
     for function in (_leave, _stop, _never_heard_of):
         try:
             await step(function)
-        except Exception as error:
-            names.append(getattr(error, "error", "") or type(error).__name__)
+        except StepFailed as error:
+            names.append(error.error)
     return names
