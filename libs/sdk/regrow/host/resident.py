@@ -13,6 +13,7 @@ from regrow_protocol import messages as m
 from regrow_protocol.bus import Received
 
 from ..process import Process
+from .entering import muted
 
 if TYPE_CHECKING:
     from .bodies import BodyScope
@@ -122,14 +123,15 @@ def fold_anew(resident: Resident) -> Process:
     old = resident.process
     process = Process(old.env, old.id)
     process.replaying = True
-    for past in resident.past:
-        process.apply(past.message, past.seq, past.time)
-        sent = [m.encode(output.message) for output in process.take_outputs()]
-        assert sent == past.sent, f"{process} sent {sent} in a replay of input {past.seq}, first {past.sent}"
-        process.new_local.clear()
-        process.dropped_local.clear()
-        if process.restart is not None:
-            process.restart.deliveries.clear()
+    with muted():
+        for past in resident.past:
+            process.apply(past.message, past.seq, past.time)
+            sent = [m.encode(output.message) for output in process.take_outputs()]
+            assert sent == past.sent, f"{process} sent {sent} in a replay of input {past.seq}, first {past.sent}"
+            process.new_local.clear()
+            process.dropped_local.clear()
+            if process.restart is not None:
+                process.restart.deliveries.clear()
     process.replaying = False
     assert set(process.steps) == set(old.steps), f"{process} runs other steps in a replay"
     assert set(process.timers) == set(old.timers), f"{process} sets other timers in a replay"

@@ -41,7 +41,8 @@ class Watchdog:
 
     Args:
         warn_after, limit: seconds of one turn.
-        hard: the kernel ends this program when the watchdog has not run for three limits of CPU time.
+        hard: this program may be ended: by the watchdog, and by the kernel when the watchdog has not run for three
+            limits of CPU time. Otherwise, in tests, a blocking call is waited for.
         on_fatal: called in the watchdog's thread, with the turn and a text, before the program is ended.
     """
 
@@ -129,7 +130,7 @@ class Watchdog:
             if turn is not None:
                 if age > self._limit:
                     self._interrupt(turn)
-                if age > 2 * self._limit and turn is self._turn:
+                if self._hard and age > 2 * self._limit and turn is self._turn:
                     self._give_up(turn)
             elif age > self._limit + BEAT and not interrupted and self._task().startswith(("step ", "body ")):
                 interrupted = True
