@@ -22,7 +22,7 @@ from . import values
 from .apps import ensure_build
 from .clock import Clock
 from .codec import from_raw, to_raw
-from .errors import CallFailed, ProcessNotFound, execution_failed, raised
+from .errors import CallFailed, InvalidArguments, ProcessNotFound, execution_failed, raised
 from .handle import Event
 
 log = logging.getLogger("regrow.client")
@@ -79,7 +79,13 @@ class RemoteProcess:
 def outcome_of_record(record: m.EventRecord, type_: Any = Any) -> Any:
     """The result that a final event tells, or its failure raised."""
     if record.type == "done":
-        return from_raw(record.data, type_)
+        try:
+            return from_raw(record.data, type_)
+        except (msgspec.MsgspecError, NotImplementedError) as error:
+            raise InvalidArguments(
+                f"The result of process {record.pid} does not fit its annotation: {error}",
+                hint="`regrow events PID --json` shows what was recorded",
+            ) from error
     if record.type == "failed":
         data = from_raw(record.data)
         failure = m.Failure(data["error"], data["reason"], data["code"], data["retryable"])

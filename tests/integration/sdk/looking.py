@@ -32,6 +32,14 @@ async def inputs(rt: Runtime, pid: str, kind: type[m.Message] | None = None) -> 
     return [message for message in decoded if kind is None or isinstance(message, kind)]
 
 
+async def noted_as_done(rt: Runtime, pid: str) -> bool:
+    """Whether the cursor says that all inputs of a process so far are applied and their outputs stored."""
+    part = ids.partition_of(pid, rt.host.env.partitions)
+    last = await rt.bus.last(streams.inbox_stream(rt.app), subjects.inbox(rt.app, part, pid))
+    found = await rt.bus.kv("regrow_cursors").get(f"{subjects.token(rt.app)}.{rt.build}.{part}")
+    return bool(last and found and m.decode(found[0], m.Cursor).floor >= last.seq)
+
+
 async def event(process: RemoteProcess, type_: str, times: int = 1, timeout: float = 40.0) -> Event:
     """Wait for the event `type_` of a process, for the last of so many `times`."""
     seen: list[Event] = []
