@@ -118,6 +118,13 @@ class Endpoints:
             n = process.number()
             process.outputs.append(Output("reply", call.reply, m.Reply(value=value, error=failure), n))
 
+    def forget(self) -> None:
+        """Its process has left memory."""
+        self._by_name.clear()
+        self._running.clear()
+        self._waiting.clear()
+        del self._process
+
     def disown(self) -> None:
         """Answer nobody who has called so far: the calls were made to another process (`forking`)."""
         self._running = {

@@ -64,6 +64,11 @@ class EventFeed:
         self._subscribed = 0
         self._last = 0
 
+    def forget(self) -> None:
+        """Its process has left memory."""
+        self._subscriptions.clear()
+        self._waiters.clear()
+
     @property
     def last(self) -> int:
         """Number of the last event taken."""

@@ -49,6 +49,22 @@ class LoopOwner(Protocol):
         ...
 
 
+class _Nobody:
+    """The owner of a loop whose process has left memory."""
+
+    gone = True
+    replaying = True
+
+    def __init__(self, clock: float) -> None:
+        self.clock = clock
+
+    def timer_set(self, handle: DeterministicTimer) -> None:
+        raise ProcessGone
+
+    def timer_cancelled(self, handle: DeterministicTimer) -> None:
+        """Nobody waits for it."""
+
+
 class DeterministicTimer(asyncio.TimerHandle):
     """A timer of a body; `op` is its operation, `n` the number of that, `seq` the input that set it."""
 
@@ -153,6 +169,9 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
                     _close(coro)
             for generator in reversed([*self._stubborn, *self._generators.values()]):
                 _close_generator(generator)
+            for task in self.tasks:
+                if (waiter := task._fut_waiter) is not None:  # pyright: ignore[reportAttributeAccessIssue]
+                    waiter.cancel()  # the two refer to each other
         finally:
             events._set_running_loop(before)
             sys.set_asyncgen_hooks(*hooks)
@@ -160,6 +179,10 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
             self._generators.clear()
             self._stubborn.clear()
             self._ready.clear()
+
+    def forget(self) -> None:
+        """Refer to the owner no more, so that both are freed at once; after `close`."""
+        self.owner = _Nobody(self.owner.clock)
 
     def _generator_begins(self, generator: AsyncGenerator[Any, Any]) -> None:
         self._generators[id(generator)] = generator

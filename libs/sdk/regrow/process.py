@@ -419,9 +419,23 @@ class Process:
         return not self.steps and self.loop.idle and not running
 
     def leave(self) -> None:
-        """Leave memory."""
+        """Leave memory; afterwards nothing refers to what refers to it, so no garbage collection is needed."""
+        if self.gone:
+            return
         self._close_loop()
         self.gone = True
+        self.loop.forget()
+        self.endpoints.forget()
+        if self.restart is not None:
+            self.restart.forget()
+        for feed in self._feeds.values():
+            feed.forget()
+        self._main = None
+        self._waiting.clear()
+        self.children.clear()
+        self._open.clear()
+        self._uncancelled.clear()
+        self._calls.clear()
 
     def _close_loop(self) -> None:
         """End what the body left behind, under a marker that refuses every operation."""

@@ -100,6 +100,9 @@ class _RemoteFeed:
     def push(self, record: m.EventRecord) -> None:
         self.body.deliveries.append(Delivery("event", self.m, Raw(m.encode(record))))
 
+    def forget(self) -> None:
+        """It has no subscribers."""
+
 
 class RestartBody:
     """The fold's side of a `restart` body.
@@ -118,6 +121,10 @@ class RestartBody:
         self._last = 0
         self._early: dict[int, m.Act] = {}
         process.endpoints.hold_all = True
+
+    def forget(self) -> None:
+        """Its process has left memory."""
+        del self._process
 
     def deliver(self, what: str, number: int, value: Raw | UnsetType = UNSET) -> None:
         """Hand something to the body."""

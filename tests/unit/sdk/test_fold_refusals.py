@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -238,6 +239,36 @@ def test_leaving_memory_is_silent(world: World) -> None:
     process.leave()
     gc.collect()
     assert seen == []
+
+
+@agent_process
+async def rests() -> None:
+    @expose
+    async def ask(seconds: float) -> None:
+        await sleep(seconds)
+
+    handle = spawn(trespasses, "to_thread")
+    bubble(handle)
+    handle.events.subscribe(lambda _event: None)
+    await wait()
+
+
+def test_leaving_memory_frees_it_at_once(world: World) -> None:
+    """A process that has left memory is part of no reference cycle: it costs nothing, even if nothing is collected."""
+    pid = world.start(rests)
+    world.call(pid, "ask", seconds=50)
+    world.settle(timers=False)
+    gc.collect()
+    gc.disable()
+    try:
+        process = world.processes.pop(pid)
+        left = [weakref.ref(process), weakref.ref(process.loop), *map(weakref.ref, process.loop.tasks)]
+        assert len(left) >= 4
+        process.leave()
+        del process
+        assert [ref() for ref in left] == [None] * len(left)
+    finally:
+        gc.enable()
 
 
 @agent_process
