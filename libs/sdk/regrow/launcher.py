@@ -26,7 +26,7 @@ log = logging.getLogger("regrow.launcher")
 
 START_TIMEOUT = 30.0
 MAX_LINE = 1 << 16
-MAX_DEATHS, WITHIN = 5, 30.0
+MAX_DEATHS, WITHIN = 8, 60.0
 
 
 class HostProcess:

@@ -131,7 +131,7 @@ class Partition:
     async def _recover(self, recovery: Recovery) -> None:
         await recovery.run()
         self.probation = Probation(self, self._host)
-        await self.probation.run(recovery.survived)
+        await self.probation.run(recovery.survived, recovery.left)
 
     async def caught_up(self) -> None:
         """All that was in the stream at the take-over has been applied."""

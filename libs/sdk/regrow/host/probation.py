@@ -2,20 +2,21 @@
 
 One of them may have been what it died of. So the cursor notes that they begin (`suspect` without an input, one
 attempt), and for how long this host has survived that since. If it dies too, the next one lets them begin one at a
-time, each noted before (two attempts), and waits for each as long as the last host survived, twice; so after a third
-host it is known which process it was.
+time, in a random order, each noted before, and waits for each as long as the last host survived, twice. A process that
+was the one noted three times running, with which five hosts ended, is parked: hosts that are killed for other reasons
+hardly ever meet the same one so often.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from typing import TYPE_CHECKING
 
 from regrow_protocol import messages as m
 
 from .entering import outside_tasks
-from .recovery import ATTEMPTS
 from .resident import Resident
 from .waiting import POLL, until
 
@@ -43,23 +44,27 @@ class Probation:
         self._partition = partition
         self._host = host
 
-    async def run(self, survived: float | None) -> None:
+    async def run(self, survived: float | None, left: m.Suspect | None) -> None:
         """Let what is held begin.
 
         Args:
+            left: what the last owner had noted.
             survived: how long the last host did after that, in seconds; None when it was not there yet.
         """
         held = [resident for resident in self._partition.residents.values() if resident.held]
         idle = [resident for resident in held if not _has_work(resident)]
         await outside_tasks(self._release, idle)
-        held = sorted((r for r in held if r.held), key=lambda resident: resident.pid)
+        held = [resident for resident in held if resident.held]
+        random.shuffle(held)
         if held and survived is None:
             await self._together(held)
         elif held and survived is not None:
             log.warning("partition %d: %d processes begin one at a time", self._partition.number, len(held))
             for resident in held:
                 await until(self._turns_are_done)
-                await self._alone(resident, LEAST + 2 * survived)
+                again = left is not None and left.pid == resident.pid and left.attempts > 1
+                attempts = left.attempts + 1 if left is not None and again else 2
+                await self._alone(resident, attempts, survived)
         self._partition.probation = None
         await self._partition.write_cursor()
 
@@ -81,18 +86,18 @@ class Probation:
             self.suspect = m.Suspect(held[0].pid, 0, 1, survived)  # the cursor is written soon
             await asyncio.sleep(POLL)
 
-    async def _alone(self, resident: Resident, patience: float) -> None:
+    async def _alone(self, resident: Resident, attempts: int, survived: float) -> None:
         async with self._host.suspicion:
-            await self._note(resident.pid, ATTEMPTS)
+            await self._note(resident.pid, attempts, survived)
             await outside_tasks(self._release, [resident])
-            deadline = self._host.loop_time() + patience
+            deadline = self._host.loop_time() + LEAST + 2 * survived
             work = _work_of(resident)
             await until(lambda: not _goes_on(resident, work), deadline)
             self.suspect = None
             await self._partition.write_cursor()
 
-    async def _note(self, pid: str, attempts: int) -> None:
-        self.suspect = m.Suspect(pid, 0, attempts, POLL)
+    async def _note(self, pid: str, attempts: int, survived: float = POLL) -> None:
+        self.suspect = m.Suspect(pid, 0, attempts, max(survived, POLL))
         await self._partition.write_cursor()
 
 

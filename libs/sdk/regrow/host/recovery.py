@@ -31,13 +31,18 @@ log = logging.getLogger("regrow.host")
 SLICE = 64
 """Inputs, or busy processes, that are tried together."""
 ATTEMPTS = 2
-"""Recovering hosts that a process may take down; the host that it took down first makes three."""
+"""Recovering hosts that a turn may take down; the host that it took down first makes three."""
+PROBATION_ATTEMPTS = 4
+"""Of a step or a `restart` body: it runs for long, so hosts that are killed for other reasons must not condemn it."""
 POLL = 0.002
 
 
 def is_condemned(suspect: m.Suspect | None) -> bool:
     """It has taken down as many hosts as it may."""
-    return suspect is not None and suspect.attempts >= ATTEMPTS
+    if suspect is None:
+        return False
+    on_probation = not suspect.seq and bool(suspect.survived)
+    return suspect.attempts >= (PROBATION_ATTEMPTS if on_probation else ATTEMPTS)
 
 
 class Recovery:
@@ -61,6 +66,11 @@ class Recovery:
         self._host = host
         self._held: deque[Received] = deque()
         self._until: int | None = None
+
+    @property
+    def left(self) -> m.Suspect | None:
+        """What the last owner had noted, unless that was condemned."""
+        return self._left
 
     @property
     def survived(self) -> float | None:
