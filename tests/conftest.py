@@ -1,7 +1,8 @@
 """Fixtures for every test: a real NATS server per worker with a store of its own, and buses connected to it.
 
 `nats_url` is shared by all tests of a worker, so a test uses names of its own (`app` gives one). A test that kills,
-stops or fills its server takes `private_server`; one that must also hold with fsync on every write is parametrised over `durability`.
+stops or fills its server takes `private_server`; one that must also hold with fsync on every write is parametrised
+over `durability`.
 """
 
 from __future__ import annotations
