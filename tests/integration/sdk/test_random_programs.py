@@ -43,6 +43,7 @@ async def with_deaths(url: str, program: Program, deaths: list[float]) -> Any:
 
 
 @pytest.mark.timeout(120)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning")
 @settings(
     max_examples=8,
     deadline=None,
