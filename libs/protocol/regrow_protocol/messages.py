@@ -108,7 +108,7 @@ class Start(Request, frozen=True, tag="start", omit_defaults=True, kw_only=True)
 
     Attributes:
         type: name of the process type.
-        args: JSON object `{"args": […], "kwargs": {…}}`, without defaults.
+        args: JSON object of the arguments by parameter name, without defaults.
         incarnation: 0 at first.
         since: sequence of the input at which the last incarnation ended; its unanswered inputs belong to this one.
         build: of the code that shall run it.
