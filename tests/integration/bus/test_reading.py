@@ -192,8 +192,10 @@ async def test_a_gap_is_seen_and_filled(bus: Bus, stream: str, app: str, until: 
     bus.nc.raw[str(reader._sid).encode()] = lossy
     lost = 0
     await fill(bus, stream, app, 1, first=20)
-    bus.nc.raw[str(reader._sid).encode()] = lambda *_: None
+    dropped: list[bytes] = []
+    bus.nc.raw[str(reader._sid).encode()] = lambda _subject, _reply, _headers, data: dropped.append(data)
     await fill(bus, stream, app, 1, first=21)
+    await until(lambda: any(data.startswith(b"21 ") for data in dropped))
     bus.nc.raw[str(reader._sid).encode()] = arrived
     await until(lambda: reader.applied == 22, "the last one, seen missing by a heartbeat", 5)
     assert taken.numbers == list(range(22))

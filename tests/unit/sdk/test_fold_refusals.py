@@ -316,6 +316,7 @@ async def abandons_a_stubborn_one() -> str:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_generator_that_will_not_close(world: World, caplog: pytest.LogCaptureFixture) -> None:
     """It does not keep its process from ending, and is kept, lest it ends in another process's turn."""
+    caplog.set_level(logging.WARNING)
     pid = world.start(abandons_a_stubborn_one)
     world.settle()
     assert world.result(pid) == "over"
