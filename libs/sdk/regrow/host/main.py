@@ -93,6 +93,7 @@ async def _serve(program: LoadedProgram, options: argparse.Namespace) -> bool:
         await host.start()
         gc.collect()
         gc.freeze()
+        gc.set_threshold(20_000, 20, 20)
         ready = Ready(host.id, host.app, host.env.build, os.getpid())
         with contextlib.suppress(BrokenPipeError):  # whoever started it is gone already; `--with-parent` notices too
             os.write(options.ready_fd, msgspec.json.encode(ready) + b"\n")

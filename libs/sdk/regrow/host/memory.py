@@ -1,7 +1,8 @@
 """Gives back the memory of processes that have left it.
 
-A process is a net of references, which only the cycle collector frees; in a host that has nothing to do that does not
-run.
+A process is freed when it leaves, but for some nets of references that only the cycle collector frees (a `gather` that was
+under way), and the C library keeps what it may need again. In a host that has nothing to do neither would run; in a busy
+one a collection for every few hundred processes cost more than the processes.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 
-OFTEN = 250
+OFTEN = 5_000
 """Processes that leave memory between two collections, at least, while others come."""
 QUIET = 2.0
 """Seconds in which none has left, after which there is a collection for fewer."""
