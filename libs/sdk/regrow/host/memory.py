@@ -1,8 +1,8 @@
 """Gives back the memory of processes that have left it.
 
-A process is freed when it leaves, but for some nets of references that only the cycle collector frees (a `gather` that was
-under way), and the C library keeps what it may need again. In a host that has nothing to do neither would run; in a busy
-one a collection for every few hundred processes cost more than the processes.
+A process is freed when it leaves, but for some nets of references that only the cycle collector frees (a `gather` that
+was under way), and the C library keeps what it may need again. In a host that has nothing to do neither would run; in a
+busy one a collection for every few hundred processes cost more than the processes.
 """
 
 from __future__ import annotations
