@@ -328,9 +328,46 @@ class Act(Message, frozen=True, tag="act", omit_defaults=True, kw_only=True):
     data: Raw = Raw(b"null")
 
 
+class Chunk(Message, frozen=True, tag="chunk", omit_defaults=True, kw_only=True):
+    """A piece of the answer to operation `op` of `incarnation`, before its `Result`.
+
+    Attributes:
+        channel: which of several outputs, as `stdout`.
+        offset: of the piece in that output, in bytes: a repeat is dropped, and of an overlap what is known.
+        data: base64 in JSON.
+    """
+
+    incarnation: int
+    op: Op
+    channel: str
+    offset: int
+    data: bytes
+
+
 Input: TypeAlias = (
-    Start | Call | Signal | Watch | Cancel | Upgrade | Resume | HostLost | Result | Child | Event | Timer | Act
+    Start | Call | Signal | Watch | Cancel | Upgrade | Resume | HostLost | Result | Child | Event | Timer | Act | Chunk
 )
+
+
+class Command(Struct, frozen=True, omit_defaults=True, kw_only=True):
+    """A request to a service, on `regrow.command.<service>.…`.
+
+    Attributes:
+        id: `<pid>.<incarnation>.<n>`, or `<client>.<n>`; the same in every repeat.
+        app: of the sender.
+        name: what to do.
+        args: its JSON; a `$blob` where it is large.
+        reply: where the answer goes: an inbox of the app, or a client's reply subject; empty: nobody waits.
+        by, op: of a process, its operation and the echo that the answer carries.
+    """
+
+    id: str
+    app: str
+    name: str
+    args: Raw = Raw(b"{}")
+    reply: str = ""
+    by: Ref | None = None
+    op: Op | None = None
 
 
 class Reply(Struct, frozen=True, omit_defaults=True):

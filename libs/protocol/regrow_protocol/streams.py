@@ -112,7 +112,7 @@ class BucketSpec:
 STREAMS = (
     StreamSpec(EVENTS, ("regrow.event.>",)),
     StreamSpec(AGENTS, ("regrow.agent.>",)),
-    StreamSpec(COMMANDS, ("regrow.command.>",)),
+    StreamSpec(COMMANDS, ("regrow.command.>",), fields={"retention": "workqueue"}),
     StreamSpec(REPLIES, ("regrow.reply.>",), max_age=600.0),
     StreamSpec(DEAD, ("regrow.dead.>",)),
 )
@@ -123,6 +123,7 @@ BUCKETS = (
     BucketSpec("regrow_partitions"),
     BucketSpec("regrow_cursors"),
     BucketSpec("regrow_limits"),
+    BucketSpec("regrow_commands"),
     BucketSpec("regrow_machines"),
     BucketSpec("regrow_agents"),
     BucketSpec("regrow_endpoints", decides=False),

@@ -13,12 +13,11 @@ from typing import Any
 
 import msgspec
 from msgspec import Raw
-from regrow_protocol import ids, streams, subjects
+from regrow_protocol import ids, streams, subjects, values
 from regrow_protocol import messages as m
 from regrow_protocol.bus import Bus
 from regrow_protocol.errors import RegrowError, WrongRevision
 
-from . import values
 from .apps import ensure_build
 from .clock import Clock
 from .codec import from_raw, to_raw

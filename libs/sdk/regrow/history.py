@@ -14,12 +14,11 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 from msgspec import Raw, Struct
-from regrow_protocol import ids, streams, subjects
+from regrow_protocol import ids, streams, subjects, values
 from regrow_protocol import messages as m
 from regrow_protocol.bus import Bus, PubAck, Received
 from regrow_protocol.errors import RegrowError
 
-from . import values
 from .errors import ProcessNotFound
 from .folding import Folding, Recorded, Sent
 

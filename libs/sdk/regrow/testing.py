@@ -33,6 +33,7 @@ from .client import Client, RemoteProcess
 from .clock import Clock
 from .definition import REGISTRY, ProcessType
 from .host.host import Host, HostOptions
+from .host.options import forced_replay
 from .program import LoadedProgram
 
 P = ParamSpec("P")
@@ -204,7 +205,7 @@ async def runtime(
         options: of the hosts.
     """
     if force_replay is None:
-        force_replay = os.environ.get("REGROW_TEST_REPLAY", "") not in ("", "0")
+        force_replay = forced_replay()
     chosen = replace(options or HostOptions(park_after=0.5), force_replay=force_replay)
     rt = Runtime(url or await asyncio.to_thread(nats_url), chosen, skip_time=skip_time)
     await rt.open()

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct
 from regrow_protocol.errors import RegrowError
 
 PREFIX = "REGROW_"
+_ANY_CASE = ("log_format", "log_level")
 
 
 class InvalidSetting(RegrowError):
@@ -60,7 +61,9 @@ def read(type_: type[S], environ: Mapping[str, str] | None = None) -> S:
         if not (text := environ.get(name, "")):
             continue
         try:
-            values[field.name] = msgspec.convert(text, field.type, strict=False)
+            values[field.name] = msgspec.convert(
+                text.lower() if field.name in _ANY_CASE else text, field.type, strict=False
+            )
         except msgspec.ValidationError as error:
             raise InvalidSetting(f"{name}={text!r} cannot be used: {error}", hint=_meaning(field.type)) from error
     return type_(**values)

@@ -13,5 +13,5 @@ from regrow.testing import Runtime
 @pytest_asyncio.fixture
 async def rt(nats_url: str) -> AsyncIterator[Runtime]:
     options = HostOptions(park_after=0.3, schedule_after=1.0, turn_limit=1.0, warn_turn=0.5)
-    async with regrow.testing.runtime(url=nats_url, skip_time=False, options=options, force_replay=False) as runtime:
+    async with regrow.testing.runtime(url=nats_url, skip_time=False, options=options) as runtime:
         yield runtime

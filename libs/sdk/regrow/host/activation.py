@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 from regrow_protocol import messages as m
-from regrow_protocol import streams, subjects
+from regrow_protocol import streams, subjects, values
 from regrow_protocol.bus import Received
 from regrow_protocol.errors import RegrowError, Unreachable
 
-from .. import values
 from .entering import outside_tasks
 from .inputs import Move, Recorded, is_kind, moves_of, read_input
 from .resident import Resident

@@ -19,13 +19,13 @@ from typing import Any, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Raw, Struct
-from regrow_protocol import ids
+from regrow_protocol import ids, values
 from regrow_protocol import messages as m
 from regrow_protocol.bus import PubAck
 from regrow_protocol.errors import RegrowError
 from regrow_protocol.messages import Failure, Op
 
-from .. import restart, scope, values
+from .. import restart, scope
 from ..codec import NULL, Signature, to_raw
 from ..definition import ProcessType
 from ..errors import CallFailed, ProcessGone, failure_of

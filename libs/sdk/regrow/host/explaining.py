@@ -6,9 +6,9 @@ import logging
 from typing import TYPE_CHECKING
 
 from regrow_protocol import messages as m
+from regrow_protocol import values
 from regrow_protocol.bus import Received
 
-from .. import values
 from ..divergence import Diverged
 from ..process import Process
 from .entering import muted, outside_tasks

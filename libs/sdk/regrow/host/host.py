@@ -95,7 +95,9 @@ class Host:
         options = self.options
         self.watchdog = Watchdog(options.warn_turn, options.turn_limit, hard=options.hard, on_fatal=self._condemn)
         await streams.ensure(self.bus)
-        self.env.partitions = await ensure_app(self.bus, self.app, duplicate_window=options.duplicate_window)
+        self.env.partitions = await ensure_app(
+            self.bus, self.app, partitions=options.partitions, duplicate_window=options.duplicate_window
+        )
         since = await ensure_build(self.bus, self.app, self.env.build)
         record = m.HostRecord(
             host=self.id,

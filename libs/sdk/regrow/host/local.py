@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 from regrow_protocol import messages as m
-from regrow_protocol import subjects
+from regrow_protocol import subjects, values
 from regrow_protocol.bus import PubAck, schedule_headers
 from regrow_protocol.errors import RegrowError
 
-from .. import values
 from ..errors import failure_of
 from .bodies import BodyScope, claim_message, claim_of
 from .publishing import Outcome

@@ -16,6 +16,7 @@ _VARIABLES = {
     "turn_limit": "REGROW_TURN_LIMIT",
     "drain": "REGROW_DRAIN",
     "duplicate_window": "REGROW_DUPLICATE_WINDOW",
+    "partitions": "REGROW_PARTITIONS",
 }
 
 
@@ -33,6 +34,7 @@ class HostOptions:
         drain: at a graceful stop, how long running steps may take to finish.
         threads: for sync steps.
         duplicate_window: in which the app's stream recognises a message id; None: as `regrow_protocol.streams` has it.
+        partitions: of an app that is seen for the first time (1 to 1,024).
         hard: the host is a program of its own: C code in a body that never gives the interpreter back is ended by the
             kernel, and the host with it.
         force_replay: in tests, fold each process anew before every input and compare.
@@ -47,19 +49,28 @@ class HostOptions:
     drain: float = 5.0
     threads: int = 256
     duplicate_window: float | None = None
+    partitions: int = 16
     hard: bool = False
     force_replay: bool = False
 
     @classmethod
     def from_environment(cls) -> HostOptions:
         """Those of a host program: `REGROW_HOST_TTL`, `REGROW_PARK_AFTER`, … where set; raises ProgramError."""
-        found: dict[str, Any] = {"hard": True}
+        found: dict[str, Any] = {"hard": True, "force_replay": forced_replay()}
         for field in fields(cls):
             variable = _VARIABLES.get(field.name, "")
             if not (text := os.environ.get(variable, "")):
                 continue
             try:
-                found[field.name] = float(text)
+                found[field.name] = int(text) if field.name == "partitions" else float(text)
             except ValueError:
-                raise ProgramError(f"{variable}={text!r} is no number", hint="give it in seconds") from None
+                kind = "a whole number" if field.name == "partitions" else "a number of seconds"
+                raise ProgramError(f"{variable}={text!r} is not {kind}", hint=f"give {kind}") from None
+        if not 1 <= found.get("partitions", 16) <= 1024:
+            raise ProgramError(f"REGROW_PARTITIONS={found['partitions']} is not possible", hint="give 1 to 1024")
         return cls(**found)
+
+
+def forced_replay() -> bool:
+    """Whether `REGROW_TEST_REPLAY` asks to fold every process anew before each of its inputs."""
+    return os.environ.get("REGROW_TEST_REPLAY", "") not in ("", "0")

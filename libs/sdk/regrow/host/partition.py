@@ -14,12 +14,11 @@ from collections import OrderedDict
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
-from regrow_protocol import ids, subjects
+from regrow_protocol import ids, subjects, values
 from regrow_protocol import messages as m
 from regrow_protocol.bus import Reader, Received
 from regrow_protocol.errors import RegrowError, Unreachable
 
-from .. import values
 from ..process import Process
 from .activation import Activation
 from .cursor import CursorKeeper, OwnershipLost

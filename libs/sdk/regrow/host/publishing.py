@@ -16,12 +16,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from regrow_protocol import ids, streams, subjects
+from regrow_protocol import ids, streams, subjects, values
 from regrow_protocol import messages as m
 from regrow_protocol.bus import PubAck
 from regrow_protocol.errors import RegrowError, Unreachable, WrongRevision
 
-from .. import values
 from ..operations import Output
 from .inputs import read_input
 from .resident import Resident

@@ -13,10 +13,10 @@ from collections import deque
 from typing import TYPE_CHECKING, TypeAlias
 
 from regrow_protocol import messages as m
+from regrow_protocol import values
 from regrow_protocol.bus import Received
 from regrow_protocol.errors import RegrowError, Unreachable
 
-from .. import values
 from ..divergence import Diverged
 from .cursor import MAX_REASON
 from .entering import muted, outside_tasks

@@ -12,7 +12,8 @@ from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
-from regrow_protocol import messages as m
+
+from . import messages as m
 
 _FIELDS = ("args", "value", "data")
 _MARK = b'{"$blob":'
