@@ -8,7 +8,7 @@ of the process that sent it, or a `Reply` to a client. What a command's program 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import Raw, Struct
 
@@ -34,12 +34,12 @@ PART = 8 * 1024 * 1024
 
 
 def create_subject(app: str) -> str:
-    """Where `create` goes."""
+    """A command that makes a machine: any manager may take it."""
     return f"regrow.command.{SERVICE}.{subjects.token(app)}.create"
 
 
 def machine_subject(app: str, node: str, machine: str) -> str:
-    """Where commands to a machine go."""
+    """A command to a machine, for the managers of its node."""
     return f"regrow.command.{SERVICE}.{subjects.token(app)}.node.{subjects.token(node)}.{machine}"
 
 
@@ -183,7 +183,7 @@ class Snapshot(Struct, frozen=True, omit_defaults=True):
     name: str = ""
 
 
-class Fork(Struct, frozen=True, omit_defaults=True):
+class MachineFork(Struct, frozen=True, omit_defaults=True):
     """`fork`: make `n` machines in its present state, with the same owner; the answer is a list of `MachineRef`s."""
 
     n: int = 1
@@ -248,13 +248,31 @@ ARGUMENTS: dict[str, type[Struct]] = {
     "pack": Pack,
     "unpack": Unpack,
     "snapshot": Snapshot,
-    "fork": Fork,
+    "fork": MachineFork,
     "expose": Expose,
     "give": Give,
     "stop": Nothing,
     "describe": Nothing,
     "drop": Nothing,
 }
+
+ANSWERS: dict[str, Any] = {
+    "create": MachineRef,
+    "exec": ExecDone,
+    "kill": None,
+    "write": None,
+    "read": bytes,
+    "pack": list[str],
+    "unpack": None,
+    "snapshot": str,
+    "fork": list[MachineRef],
+    "expose": Port,
+    "give": None,
+    "stop": None,
+    "describe": Description,
+    "drop": None,
+}
+"""What each command's answer is."""
 
 # Records --------------------------------------------------------------------------------------------------------------
 

@@ -19,12 +19,13 @@ from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_typ
 import msgspec
 from msgspec import Raw, Struct
 
-from . import messages, streams, subjects
+from . import images, machines, messages, streams, subjects
 
 Json: TypeAlias = dict[str, Any]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 INPUTS: tuple[type[Struct], ...] = get_args(messages.Input)
+_MODULES = (messages, images, machines)
 _RECORD = re.compile(r"`(?P<bucket>regrow_\w+)`, key `(?P<key>[^`]+)`")
 
 
@@ -71,6 +72,7 @@ def asyncapi() -> Json:
             "messages": {body.name: body.document() for channel in channels for body in channel.bodies},
             "schemas": _draft7(_HEADERS | json_schemas()["$defs"]),
         },
+        "x-commands": {machines.SERVICE: _draft7(_commands())},
         "x-streams": {spec.name: spec.config(1) for spec in _stream_specs()},
         "x-buckets": {
             bucket.name: {"stream": bucket.stream().name, "exact": bucket.decides} for bucket in streams.BUCKETS
@@ -82,9 +84,9 @@ def asyncapi() -> Json:
 
 
 def _bodies() -> Iterator[type[Struct]]:
-    """Every struct of `messages` that is not only a base of others."""
-    for value in vars(messages).values():
-        if isinstance(value, type) and issubclass(value, Struct) and value.__module__ == messages.__name__:
+    """Every struct of `messages`, `machines` and `images` that is not only a base of others."""
+    for module, value in ((owner, value) for owner in _MODULES for value in vars(owner).values()):
+        if isinstance(value, type) and issubclass(value, Struct) and value.__module__ == module.__name__:
             tagged = issubclass(value, messages.Message)
             if not tagged or value in INPUTS:
                 yield value
@@ -208,8 +210,11 @@ _PARAMETERS = {
     "build": "Hash of the program's code, the SDK's version and the Python minor version.",
     "client": "Id of a client that is not a process.",
     "host": "Id of a host.",
+    "id": "Id of what the record is of.",
     "incarnation": "Number of the incarnation, 0 at first.",
+    "machine": "Id of the machine.",
     "n": "Number of the operation or request.",
+    "node": "Name of a node: the managers that reach the machine. Encoded as one token.",
     "part": "Partition of the process: CRC-32 of its pid modulo the app's number of partitions.",
     "pid": "Id of the process.",
     "rest": "One token or more that say what it was.",
@@ -285,7 +290,9 @@ _CHANNELS = (
     _subject(subjects.inbox, _INBOX_STREAM, ("receive", "send"), tuple(_Body(cls) for cls in INPUTS)),
     _subject(subjects.timer, _INBOX_STREAM, ("send",), (_Body(messages.Timer, "ScheduledHeaders"),)),
     _subject(subjects.event, streams.EVENTS, ("send",), (_Body(messages.EventRecord),)),
-    _subject(subjects.reply, streams.REPLIES, ("send",), (_Body(messages.Reply),)),
+    _subject(subjects.reply, streams.REPLIES, ("send",), (_Body(messages.Reply), _Body(messages.Chunk))),
+    _subject(machines.create_subject, streams.COMMANDS, ("receive", "send"), (_Body(messages.Command),)),
+    _subject(machines.machine_subject, streams.COMMANDS, ("receive", "send"), (_Body(messages.Command),)),
     _subject(subjects.dead, streams.DEAD, ("send",), (_Body(messages.DeadLetter),)),
 )
 
@@ -305,6 +312,17 @@ def _record_channels() -> Iterator[_Channel]:
                 (_Body(cls, "RecordHeaders"),),
                 _summary(cls),
             )
+
+
+def _commands() -> Json:
+    """What the machine-manager does, by name: the command's arguments and its answer."""
+    return {
+        name: {
+            "args": {"$ref": f"#/$defs/{machines.ARGUMENTS[name].__name__}"},
+            "answer": msgspec.json.schema_components([answer], ref_template="#/$defs/{name}")[0][0],
+        }
+        for name, answer in machines.ANSWERS.items()
+    }
 
 
 def _operations(channels: list[_Channel]) -> Iterator[tuple[str, Json]]:

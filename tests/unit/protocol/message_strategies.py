@@ -8,19 +8,20 @@ from typing import Any, get_args
 import msgspec.inspect as mi
 from hypothesis import strategies as st
 from msgspec import Raw, Struct
-from regrow_protocol import messages
+from regrow_protocol import images, machines, messages
 
 INPUTS: tuple[type[Struct], ...] = get_args(messages.Input)
 
 BODIES: tuple[type[Struct], ...] = tuple(
     value
-    for name, value in vars(messages).items()
+    for module in (messages, images, machines)
+    for name, value in vars(module).items()
     if isinstance(value, type)
     and issubclass(value, Struct)
-    and value.__module__ == messages.__name__
+    and value.__module__ == module.__name__
     and name not in {"Message", "Request"}  # abstract: no message is just that
 )
-"""Every concrete struct of `messages`, inputs included."""
+"""Every concrete struct of the wire, inputs included."""
 
 JSON_VALUES = st.recursive(
     st.none()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft7Validator, Draft202012Validator
 from message_strategies import BODIES, INPUTS, message
 from msgspec import Raw, Struct
-from regrow_protocol import ids, messages, schema, streams, subjects
+from regrow_protocol import ids, machines, messages, schema, streams, subjects
 from regrow_protocol.messages import Call, Cursor, EventRecord, Result
 
 SCHEMAS = schema.json_schemas()
@@ -310,19 +310,21 @@ def test_addresses_are_what_the_functions_make() -> None:
         "event": subjects.event("shop", str(values["pid"]), "sold"),
         "reply": subjects.reply("c_1", 41),
         "dead": subjects.dead("host", "inbox"),
+        "create_subject": machines.create_subject("shop"),
+        "machine_subject": machines.machine_subject("shop", "node-1", "m_1"),
     }
-    values |= {"type": "sold", "client": "c_1", "service": "host", "rest": "inbox"}
+    values |= {"type": "sold", "client": "c_1", "service": "host", "rest": "inbox", "node": "node-1", "machine": "m_1"}
     for name, subject in made.items():
         assert DOCUMENT["channels"][name]["address"].format(**values) == subject
 
 
 def test_every_family_of_subjects_that_carries_a_type_has_a_channel() -> None:
-    """Agents' conversations and commands have none yet: a type for them must come with its channel."""
+    """Agents' conversations have none yet: a type for them must come with its channel."""
     families = {"inbox", "timer", "event", "agent", "command", "reply", "dead"}
     covered = {
         channel["address"].split(".")[1] for channel in DOCUMENT["channels"].values() if channel["address"][0] != "$"
     }
-    assert families - covered == {"agent", "command"}
+    assert families - covered == {"agent"}
 
 
 def test_every_body_goes_over_a_channel_or_inside_another() -> None:
@@ -334,7 +336,9 @@ def test_every_body_goes_over_a_channel_or_inside_another() -> None:
         if name != "Input"
         for pointer in references(definition)
     }
-    assert {cls.__name__ for cls in BODIES} == sent | inside
+    commands = DOCUMENT["x-commands"]["machine"]
+    asked = {reference.rpartition("/")[2] for reference in references(commands)}
+    assert {cls.__name__ for cls in BODIES} == sent | inside | asked
 
 
 def test_messages_name_their_headers() -> None:
