@@ -12,7 +12,7 @@ import time
 import zlib
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
-PROCESS, AGENT, MACHINE, HOST, CLIENT, COMMAND = "p", "a", "m", "h", "c", "x"
+PROCESS, AGENT, MACHINE, SNAPSHOT, HOST, CLIENT, COMMAND, MANAGER = "p", "a", "m", "s", "h", "c", "x", "w"
 
 
 def _base32(value: int, length: int) -> str:
@@ -32,6 +32,17 @@ def derived_id(prefix: str, seed: str, at: float) -> str:
     """The id that `seed` always gives; `at` (seconds since 1970) makes it sort."""
     tail = int.from_bytes(hashlib.blake2b(seed.encode(), digest_size=10).digest(), "big")
     return f"{prefix}_{_base32(int(at * 1000), 10)}{_base32(tail, 16)}"
+
+
+def made_at(id_: str) -> float:
+    """When an id was made, seconds since 1970; 0 for what is no id."""
+    prefix, _, rest = id_.partition("_")
+    if not prefix or len(rest) != 26 or rest.strip(ALPHABET):
+        return 0.0
+    milliseconds = 0
+    for digit in rest[:10]:
+        milliseconds = milliseconds << 5 | ALPHABET.index(digit)
+    return milliseconds / 1000
 
 
 def partition_of(pid: str, partitions: int) -> int:

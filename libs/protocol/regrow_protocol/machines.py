@@ -14,7 +14,7 @@ from msgspec import Raw, Struct
 
 from . import subjects
 from .images import Image
-from .messages import Ref
+from .messages import Failure, Ref
 
 SERVICE = "machine"
 
@@ -284,7 +284,8 @@ class MachineRecord(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     Attributes:
         command: id of the command that asked for it.
-        owner: operation of the process that owns it; None: a client's, or kept.
+        owner: operation of the process that owns it; its incarnation is -1 after a `give`: whichever. None: a client's,
+            or kept; it lives until somebody stops it.
         image: that it was asked for with.
         state: `requested` (waits for a manager with room), `creating`, `ready`, `warm` (made in advance), `stopping`,
             `stopped`, `failed`.
@@ -294,7 +295,10 @@ class MachineRecord(Struct, frozen=True, omit_defaults=True, kw_only=True):
         deadline: until when it may wait for room, seconds since 1970.
         seen: when somebody last knew that its owner can come back, seconds since 1970.
         reply: subject that the answer to `create` goes to; empty for forks and warm ones.
-        error: of a failed one.
+        manager: id of the one that makes or ends it; when that one is gone another one goes on.
+        source: of a fork, the machine that it is made from.
+        reason: why it is stopped: `asked`, `owner done`, `owner lost`, ….
+        failure: of a failed one, what its `create` is answered.
     """
 
     id: str
@@ -315,7 +319,10 @@ class MachineRecord(Struct, frozen=True, omit_defaults=True, kw_only=True):
     created: float = 0.0
     seen: float = 0.0
     reply: str = ""
-    error: str = ""
+    manager: str = ""
+    source: str = ""
+    reason: str = ""
+    failure: Failure | None = None
 
 
 class SnapshotRecord(Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -348,6 +355,7 @@ class NodeRecord(Struct, frozen=True, omit_defaults=True, kw_only=True):
         max_machines: 0: any number.
         memory: bytes that its machines may be promised in all; 0: any.
         claimed: machine id → bytes of memory promised to it.
+        closed: why it takes no more at present, as a full disk; empty when it does.
     """
 
     node: str
@@ -356,6 +364,7 @@ class NodeRecord(Struct, frozen=True, omit_defaults=True, kw_only=True):
     max_machines: int = 0
     memory: int = 0
     claimed: dict[str, int] = {}
+    closed: str = ""
 
 
 class ManagerRecord(Struct, frozen=True, omit_defaults=True, kw_only=True):

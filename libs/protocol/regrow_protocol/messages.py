@@ -17,6 +17,8 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
+from .images import Image
+
 MAX_INLINE = 256 * 1024
 """Bytes of a value that travel in a message; a larger one goes to the object store and a `Blob` in its place."""
 
@@ -58,12 +60,14 @@ class Failure(Struct, frozen=True, omit_defaults=True):
         message: its text; the class name where that is empty.
         code: the stable code of a RegrowError, or of what failed: `exception`, `timeout`, `cancelled`, `host-lost`, …
         retryable: false when whoever failed said that another try is of no use.
+        snapshots: of a process, its machines' state when it failed: machine id → snapshot id.
     """
 
     error: str
     message: str
     code: str = "exception"
     retryable: bool = True
+    snapshots: dict[str, str] = {}
 
 
 class Program(Struct, frozen=True, omit_defaults=True):
@@ -120,6 +124,7 @@ class Start(Request, frozen=True, tag="start", omit_defaults=True, kw_only=True)
         program: for roots, where the code is.
         restarts: how many restarts are behind this incarnation.
         carry: what the last incarnation hands on.
+        machine: image of its `machine()`, where its spawn gave one.
         forks: for a history that begins as a copy, whose it was.
     """
 
@@ -136,6 +141,7 @@ class Start(Request, frozen=True, tag="start", omit_defaults=True, kw_only=True)
     program: Program | None = None
     restarts: int = 0
     carry: Carry | None = None
+    machine: Image | None = None
     forks: list[Fork] = []
 
 

@@ -222,6 +222,10 @@ class Signature:
         plain = self._simple and not any(p.kind is _KEYWORD and p.default is _EMPTY for p in parameters)
         self._enough = len(self._needed) if plain else len(self._positional) + 1
 
+    def takes(self, name: str) -> bool:
+        """Whether a keyword `name` can be given."""
+        return name in self._kinds or self._rest is not None
+
     def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Raw:
         """Arguments as one JSON object by parameter name; raises InvalidArguments or NotSendable."""
         what = f"An argument of {self.what}"

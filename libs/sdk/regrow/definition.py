@@ -7,6 +7,9 @@ import inspect
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 
+from msgspec import Raw
+from regrow_protocol.images import Image, encode_image
+
 from . import scope
 from .codec import Signature
 from .errors import ProgramError
@@ -28,6 +31,7 @@ class ProcessType(Generic[P, R]):
         timeout: seconds that one incarnation may take, or None.
         resume: `replay` or `restart`.
         max_restarts: of a `restart` body after its host died; None for no limit.
+        snapshot_on_failure: when it fails, the state of its machines is kept first.
     """
 
     def __init__(
@@ -38,6 +42,7 @@ class ProcessType(Generic[P, R]):
         timeout: float | None = None,
         resume: Resume = "replay",
         max_restarts: int | None = None,
+        snapshot_on_failure: bool = False,
     ) -> None:
         if not inspect.iscoroutinefunction(function):
             raise TypeError(f"@agent_process needs an async function; {function.__qualname__} is not one")
@@ -55,6 +60,7 @@ class ProcessType(Generic[P, R]):
         self.timeout = timeout
         self.resume: Resume = resume
         self.max_restarts = max_restarts
+        self.snapshot_on_failure = snapshot_on_failure
         functools.update_wrapper(self, function)
         REGISTRY.setdefault(self.name, []).append(self)
 
@@ -62,6 +68,18 @@ class ProcessType(Generic[P, R]):
     def signature(self) -> Signature:
         """Its parameters and result as they travel."""
         return Signature(self.function, f"{self.name}()")
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Raw, Image | None]:
+        """Arguments as they travel; and the image given as `machine=`, where that is no parameter of the function.
+
+        Raises:
+            InvalidArguments, NotSendable, InvalidImage: they do not fit, or cannot travel.
+        """
+        image = None
+        if "machine" in kwargs and not self.signature.takes("machine"):
+            kwargs = dict(kwargs)
+            image = encode_image(kwargs.pop("machine"))
+        return self.signature.encode(args, kwargs), image
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         return self._run(args, kwargs)
@@ -87,6 +105,7 @@ def agent_process(
     resume: Resume = "replay",
     name: str | None = None,
     max_restarts: int | None = None,
+    snapshot_on_failure: bool = False,
 ) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], ProcessType[P, R]]: ...
 def agent_process(
     function: Callable[..., Coroutine[Any, Any, Any]] | None = None,
@@ -96,6 +115,7 @@ def agent_process(
     resume: Resume = "replay",
     name: str | None = None,
     max_restarts: int | None = None,
+    snapshot_on_failure: bool = False,
 ) -> Any:
     """Make a module-level async function a process type.
 
@@ -105,9 +125,17 @@ def agent_process(
             `restart`: the body may do any I/O and is started again from its arguments.
         name: of the type; by default the function's name.
         max_restarts: how often a `restart` body is started again; None for no limit, 0 for never.
+        snapshot_on_failure: when it fails, the state of its machines is kept first, and `failed` tells the snapshots.
     """
 
     def decorate(target: Callable[..., Coroutine[Any, Any, Any]]) -> ProcessType[Any, Any]:
-        return ProcessType(target, name=name, timeout=timeout, resume=resume, max_restarts=max_restarts)
+        return ProcessType(
+            target,
+            name=name,
+            timeout=timeout,
+            resume=resume,
+            max_restarts=max_restarts,
+            snapshot_on_failure=snapshot_on_failure,
+        )
 
     return decorate(function) if function is not None else decorate

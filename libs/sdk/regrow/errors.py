@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import builtins
 from functools import lru_cache
+from typing import TypeVar
 
 from regrow_protocol.errors import RegrowError
 from regrow_protocol.messages import Failure
+
+E = TypeVar("E", bound=RegrowError)
 
 MAX_TEXT = 16_384
 """Characters that the text of a failure may have; the rest is cut off."""
@@ -135,6 +138,12 @@ class ProcessGone(BaseException):
 _BY_CODE: dict[str, type[RegrowError]] = {
     cls.code: cls for cls in (EndpointNotFound, Forked, InvalidArguments, ProcessEnded, ProcessNotFound, NotSendable)
 }
+
+
+def define(cls: type[E]) -> type[E]:
+    """Decorator: failures with the code of `cls` are raised as it."""
+    _BY_CODE[cls.code] = cls
+    return cls
 
 
 _NEVER_MERGED = (Exception, StopIteration, StopAsyncIteration)

@@ -38,13 +38,13 @@ class Sent(Struct, frozen=True):
 
     Attributes:
         id: `<pid>.<incarnation>.<n>`, which it is published under.
-        to: `inbox` of process `target`, an `event` of the process itself, or a `reply` on subject `target`.
+        to: `inbox` of process `target`, an `event` of the process itself, a `reply` or a `command` on subject `target`.
         seq: of the input whose turn it belongs to.
         message: its JSON.
     """
 
     id: str
-    to: Literal["inbox", "event", "reply"]
+    to: Literal["inbox", "event", "reply", "command"]
     target: str
     seq: int
     message: Raw

@@ -222,7 +222,7 @@ def compare(folding: Folding, recorded: Mapping[str, Raw], *, floor: int, partly
     for sent in folding.sent:
         known = recorded.get(sent.id)
         if known is None:
-            if sent.to == "reply":
+            if sent.to in ("reply", "command"):  # a command is gone once it was handled
                 result.expired += 1
             elif sent.seq <= floor:
                 result.differences.append(Difference(sent.id, sent.seq, "missing", sent=sent.message))

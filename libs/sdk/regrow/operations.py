@@ -41,11 +41,11 @@ class Output:
     """A message that a turn sends.
 
     Attributes:
-        to: `inbox` of process `target`, an `event` of it, or a `reply` on subject `target`.
+        to: `inbox` of process `target`, an `event` of it, a `reply` or a `command` on subject `target`.
         n: number in the id `<pid>.<incarnation>.<n>`.
     """
 
-    to: Literal["inbox", "event", "reply"]
+    to: Literal["inbox", "event", "reply", "command"]
     target: str
     message: Struct
     n: int

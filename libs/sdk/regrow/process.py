@@ -22,13 +22,16 @@ from hashlib import blake2b
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import UNSET, Raw, Struct
 from regrow_protocol import ids
 from regrow_protocol import messages as m
+from regrow_protocol.errors import RegrowError
+from regrow_protocol.images import Image
 from regrow_protocol.messages import Failure, Op, Ref
 
 from . import endpoints
 from .codec import NULL, from_raw, to_raw
+from .commanding import Asked, Commands, Feed
 from .definition import ProcessType
 from .divergence import Diverged
 from .errors import (
@@ -45,6 +48,7 @@ from .errors import (
 from .forking import FORKED, Copying, severed_record
 from .handle import EventFeed, ProcessHandle
 from .loop import DeterministicLoop, DeterministicTimer
+from .machines.keepsakes import Keepsakes
 from .operations import Child, Env, Output, Pending, Step, StepPolicy, source_line
 from .requests import Requests
 from .restart import RestartBody
@@ -108,6 +112,8 @@ class Process:
         self._events_before = 0
         self._watchers: dict[Ref, None] = {}
         self._calls: dict[int, Pending] = {}
+        self._commands = Commands(self)
+        self._keepsakes = Keepsakes(self)
         self.children: dict[str, Child] = {}
         self._open: dict[int, Child] = {}
         self._uncancelled: dict[int, Child] = {}
@@ -182,8 +188,13 @@ class Process:
         while not self.loop.tasks and self.loop.close_generators():
             self._drain()
         self._cancel_children("its parent has ended")
-        if not self.loop.tasks and not self._open:
+        if not self.loop.tasks and not self._open and not self._kept_back():
             self._finish()
+
+    def _kept_back(self) -> bool:
+        """A failed process waits for the snapshots of its machines."""
+        failed = self._outcome is not None and self._outcome[0] == "failed" and not self._lost_at
+        return failed and self._keepsakes.pending()
 
     def _cancel_tasks(self) -> None:
         for task in self.loop.tasks:
@@ -324,6 +335,8 @@ class Process:
         if self._lost_at:
             self._start_again()
             return
+        if failure is not None and self._keepsakes.snapshots:
+            failure = msgspec.structs.replace(failure, snapshots=self._keepsakes.snapshots)
         data = value if status == "done" else to_raw(_failure_data(failure)) if status == "failed" else NULL
         self.announce(status, data, meta=self._meta(), final=True)
         if self.start.parent is not None and self.start.op is not None:
@@ -373,7 +386,7 @@ class Process:
             m.Start(
                 type=start.type, args=start.args, build=self.build, incarnation=self.incarnation + 1,
                 since=since, parent=start.parent, root=start.root, op=start.op, name=start.name,
-                program=start.program, restarts=start.restarts + 1, carry=carry,
+                program=start.program, restarts=start.restarts + 1, carry=carry, machine=start.machine,
             ),
         )  # fmt: skip
         self._drop_local()
@@ -382,6 +395,7 @@ class Process:
     def _drop_local(self) -> None:
         """Wait for nothing any more."""
         self._calls.clear()
+        self._commands.clear()
         self._watch_ops.clear()
         self.dropped_local.extend([*self.steps, *self.timers])
         self.steps.clear()
@@ -426,6 +440,8 @@ class Process:
         self.gone = True
         self.loop.forget()
         self.endpoints.forget()
+        self._commands.forget()
+        self._keepsakes.forget()
         if self.restart is not None:
             self.restart.forget()
         for feed in self._feeds.values():
@@ -526,7 +542,14 @@ class Process:
             self.dropped_local.append(n)
             step.pending.settle(message.value, message.error)
         elif (call := self._calls.pop(n, None)) is not None:
+            if message.op.kind == "command":
+                self._keepsakes.answered(message.op, message.value)
+                self._commands.settled(n)
             call.settle(message.value, message.error)
+
+    def _on_chunk(self, message: m.Chunk) -> None:
+        if self._fits(message.incarnation, message.op, "piece of an answer"):
+            self._commands.chunk(message)
 
     def _on_timer(self, message: m.Timer) -> None:
         if not self._fits(message.incarnation, message.op, "timer"):
@@ -602,15 +625,15 @@ class Process:
             self.dropped_local.append(handle.n)
 
     def spawn(self, type_: ProcessType[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> ProcessHandle:
-        raw = type_.signature.encode(args, kwargs)
+        raw, image = type_.bind(args, kwargs)
         op = self.operation("spawn", type_.name, raw)
         pid = ids.derived_id(ids.PROCESS, f"{self.pid}.{self.incarnation}.{op.n}", self.clock)
         child = self.spawn_raw(
-            pid, type_.name, raw, op, Pending(op, self.loop.create_future(), type_.signature.result, pid)
+            pid, type_.name, raw, op, Pending(op, self.loop.create_future(), type_.signature.result, pid), image
         )
         return ProcessHandle(child.pid)
 
-    def spawn_raw(self, pid: str, type_name: str, raw: Raw, op: Op, pending: Any) -> Child:
+    def spawn_raw(self, pid: str, type_name: str, raw: Raw, op: Op, pending: Any, image: Image | None = None) -> Child:
         """Start a child and keep account of it."""
         assert self.start is not None
         child = Child(pid, op, pending)
@@ -618,7 +641,7 @@ class Process:
         self._open[op.n] = self._uncancelled[op.n] = child
         start = m.Start(
             type=type_name, args=raw, build=self.build, parent=Ref(self.pid, self.incarnation, op.n),
-            root=self.start.root or self.pid, op=op,
+            root=self.start.root or self.pid, op=op, machine=image,
         )  # fmt: skip
         output = self._fresh[pid] = Output("inbox", pid, start, op.n)
         self.outputs.append(output)
@@ -651,6 +674,52 @@ class Process:
         self._calls[op.n] = pending
         by = Ref(self.pid, self.incarnation, op.n)
         self.send(pid, m.Call(endpoint=endpoint, args=raw, op=op, by=by, k=self.request(pid), wait=wait), op.n)
+
+    def command(
+        self, name: str, subject: str, args: Struct, type_: Any, base: type[RegrowError], feed: Feed | None = None
+    ) -> Asked:
+        """Ask a service for something; its answer is of `type_`, a failure is raised as `base`."""
+        future = self.loop.create_future()
+        op = self.command_raw(name, subject, Raw(m.encode(args)), lambda op: Pending(op, future, type_, base))
+        if feed is not None:
+            self.feed_command(op, feed)
+        return Asked(f"{self.pid}.{self.incarnation}.{op.n}", future)
+
+    def feed_command(self, op: Op, feed: Feed) -> None:
+        """Hand the pieces of a command's answer to `feed`."""
+        self._commands.feed(op.n, feed)
+
+    def command_raw(self, name: str, subject: str, raw: Raw, pending: Callable[[Op], Any], id_: str = "") -> Op:
+        """Send a command and keep account of it; `pending` makes what its answer is settled with."""
+        op = self.operation("command", name, raw)
+        self._calls[op.n] = pending(op)
+        self._keepsakes.asked(op, subject, raw)
+        self._commands.send(name.partition(".")[2], subject, raw, op, id_=id_)
+        return op
+
+    def tell(self, name: str, subject: str, args: Struct) -> None:
+        """Ask a service for something that has no answer."""
+        self.tell_raw(name, subject, Raw(m.encode(args)))
+
+    def tell_raw(self, name: str, subject: str, raw: Raw) -> None:
+        """As `tell`."""
+        op = self.operation("tell", name, raw)
+        self._commands.send(name.partition(".")[2], subject, raw, op, awaited=False)
+
+    @property
+    def app(self) -> str:
+        """Name of its app."""
+        return self.env.app
+
+    @property
+    def given_image(self) -> Image | None:
+        """The image that its start gave it as `machine=`."""
+        return self.start.machine if self.start is not None else None
+
+    @property
+    def snapshot_on_failure(self) -> bool:
+        """Whether all its machines are snapshotted when it fails."""
+        return self.type is not None and self.type.snapshot_on_failure
 
     def watch(self, pid: str) -> EventFeed:
         feed = self._feeds.get(pid)
@@ -794,6 +863,7 @@ def _failure_data(failure: Failure | None) -> dict[str, Any]:
         "error": failure.error,
         "code": failure.code,
         "retryable": failure.retryable,
+        **({"snapshots": failure.snapshots} if failure.snapshots else {}),
     }
 
 
@@ -822,4 +892,5 @@ _HANDLERS: dict[type, Callable[[Any, Any], None]] = {
     m.Event: Process._on_event,
     m.Timer: Process._on_timer,
     m.Act: Process._on_act,
+    m.Chunk: Process._on_chunk,
 }

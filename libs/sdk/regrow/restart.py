@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 from regrow_protocol import messages as m
+from regrow_protocol.images import Image
 from regrow_protocol.messages import Failure
 
 from .codec import NULL
@@ -27,6 +28,16 @@ class Spawn(Struct, omit_defaults=True):
     pid: str
     type: str
     args: Raw
+    machine: Image | None = None
+
+
+class CommandAct(Struct, omit_defaults=True):
+    """Acts `command` and `tell`: a request to a service."""
+
+    name: str
+    subject: str
+    args: Raw
+    stream: bool = False
 
 
 class CallAct(Struct, omit_defaults=True):
@@ -62,11 +73,19 @@ class Target(Struct, omit_defaults=True):
     reason: str = ""
 
 
+class ChunkDelivery(Struct):
+    """A piece of a command's answer."""
+
+    channel: str
+    offset: int
+    data: bytes
+
+
 class Delivery(Struct):
     """What the fold hands to the running body.
 
     Attributes:
-        what: `result` of act `m`, `event` for the watch act `m`, endpoint `call` number `m`, `cancel`.
+        what: `result` of act `m`, `chunk` of it, `event` for the watch act `m`, endpoint `call` number `m`, `cancel`.
     """
 
     what: str
@@ -86,6 +105,19 @@ class _Remote:
 
     def settle(self, value: Raw | UnsetType, failure: Failure | None) -> None:
         self.body.deliveries.append(Delivery("result", self.m, value, failure))
+
+
+class _RemoteChunks:
+    """Stands where a deterministic body has a feed of an answer's pieces."""
+
+    __slots__ = ("body", "m")
+
+    def __init__(self, body: RestartBody, number: int) -> None:
+        self.body = body
+        self.m = number
+
+    def push(self, channel: str, offset: int, data: bytes) -> None:
+        self.body.deliveries.append(Delivery("chunk", self.m, Raw(m.encode(ChunkDelivery(channel, offset, data)))))
 
 
 class _RemoteFeed:
@@ -165,7 +197,17 @@ class RestartBody:
             case "spawn":
                 spawn = msgspec.json.decode(act.data, type=Spawn)
                 op = process.operation("spawn", spawn.type, spawn.args)
-                process.spawn_raw(spawn.pid, spawn.type, spawn.args, op, _Remote(self, act.m))
+                process.spawn_raw(spawn.pid, spawn.type, spawn.args, op, _Remote(self, act.m), spawn.machine)
+            case "command":
+                asked = msgspec.json.decode(act.data, type=CommandAct)
+                remote = _Remote(self, act.m)
+                id_ = f"{process.pid}.{process.incarnation}.b{act.m}"  # the body knows it before the fold does
+                op = process.command_raw(asked.name, asked.subject, asked.args, lambda _: remote, id_)
+                if asked.stream:
+                    process.feed_command(op, _RemoteChunks(self, act.m))
+            case "tell":
+                asked = msgspec.json.decode(act.data, type=CommandAct)
+                process.tell_raw(asked.name, asked.subject, asked.args)
             case "call":
                 call = msgspec.json.decode(act.data, type=CallAct)
                 op = process.operation("call", call.endpoint, call.args)

@@ -7,6 +7,8 @@ from asyncio import events
 from contextvars import ContextVar
 from typing import Any
 
+from regrow_protocol.bus import Bus
+
 from .errors import OutsideProcess
 from .loop import DeterministicLoop
 
@@ -31,3 +33,7 @@ def current() -> Any:
             hint="call it from a function decorated with @agent_process, run by asyncio.run(main()) or `regrow run`",
         )
     return scope
+
+
+bus: ContextVar[Bus] = ContextVar("regrow_bus")
+"""The connection that steps and clients may use for what does not fit into a message."""

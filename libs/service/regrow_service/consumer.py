@@ -11,6 +11,7 @@ attempt the
   message is published as a `DeadLetter` and only then taken off. What does not decode, and what the handler refuses
   with `Rejected`, is a dead letter at once. A message that was delivered more often than it may be tried, without any
   end, has probably taken its handlers' processes down: it is a dead letter too.
+- A handler that cannot take a message now raises `Later`: it is given back, and that is no attempt.
 - To stop, set the event: nothing more is fetched, what is in hand is finished. Who cancels `run` instead gives it back.
 """
 
@@ -38,6 +39,20 @@ class Rejected(RegrowError):
     code = "rejected"
 
 
+class Later(RegrowError):
+    """Raised by a handler: not now. The message is given back; to another replica too.
+
+    Attributes:
+        delay: seconds until it is delivered again.
+    """
+
+    code = "later"
+
+    def __init__(self, reason: str, *, delay: float = 0.0) -> None:
+        super().__init__(reason)
+        self.delay = delay
+
+
 class Consumer(Generic[T]):
     """Handles the messages of one durable consumer; `run` does it.
 
@@ -53,7 +68,9 @@ class Consumer(Generic[T]):
         concurrency: handlers at once; 1 keeps the order, but for retries.
         retry: when a failed one is tried again, and how often in all.
         ack_wait: seconds of silence after which a replica counts as gone.
-        timeout: seconds that one handling may take.
+        timeout: seconds that one handling may take; None: any time, its handler sees to it.
+        max_ack_pending: messages that may be in hand, or wait for a retry, over all replicas.
+        lost: called with the body and the reason before a message that decodes becomes a dead letter: to answer it.
     """
 
     def __init__(
@@ -70,12 +87,16 @@ class Consumer(Generic[T]):
         concurrency: int = 16,
         retry: Retry | None = None,
         ack_wait: float = 2.0,
-        timeout: float = 60.0,
+        timeout: float | None = 60.0,
+        max_ack_pending: int = 1000,
+        lost: Callable[[T, str], Awaitable[None]] | None = None,
     ) -> None:
         self.service, self.name, self.stream = service, name, stream
         self._bus = bus
         self._filters = list(filters)
-        self._decode, self._handle = decode, handle
+        self._decode, self._handle, self._lost = decode, handle, lost
+        self._max_ack_pending = max_ack_pending
+        self._forgiven: dict[int, int] = {}
         self._concurrency = concurrency
         self._retry = retry or Retry()
         self._ack_wait, self._timeout = ack_wait, timeout
@@ -88,7 +109,13 @@ class Consumer(Generic[T]):
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Consume until `stopping` is set and nothing is in hand any more."""
-        pull = await self._bus.consumer(self.stream, self.name, self._filters, ack_wait=self._ack_wait)
+        pull = await self._bus.consumer(
+            self.stream,
+            self.name,
+            self._filters,
+            ack_wait=self._ack_wait,
+            max_ack_pending=self._max_ack_pending,
+        )
 
         async def stop() -> None:
             await stopping.wait()
@@ -142,13 +169,15 @@ class Consumer(Generic[T]):
 
     async def _outcome(self, delivery: Delivery) -> Callable[[Delivery], None]:
         """Handle a message; what to answer."""
-        message, attempt = delivery.message, delivery.attempts
-        if attempt > self._retry.attempts:
-            return await self._bury(delivery, f"delivered {attempt} times and never finished")
+        message = delivery.message
+        forgiven = self._forgiven.get(message.seq, 0)
+        attempt = delivery.attempts - forgiven
         try:
             body = self._decode(message.data)
         except Exception as error:  # noqa: BLE001 - whatever a decoder raises: it does not decode, now or later
             return await self._bury(delivery, f"does not decode: {_text(error)}")
+        if attempt > self._retry.attempts:
+            return await self._give_up(delivery, body, f"delivered {attempt} times and never finished")
         limit = asyncio.timeout(self._timeout)
         try:
             with self._seconds.time():
@@ -156,19 +185,34 @@ class Consumer(Generic[T]):
                     await self._handle(body, message)
         except Rejected as error:
             return await self._bury(delivery, f"rejected: {error}")
+        except Later as error:
+            self._forgiven[message.seq] = forgiven + 1
+            self._count("later")
+            return lambda newest, delay=error.delay: newest.nak(delay)
         except Exception as error:  # noqa: BLE001 - any failure of a handler is one to be tried again
             reason = f"no end within {self._timeout} s" if limit.expired() else _text(error)
             if attempt >= self._retry.attempts:
                 self._log.exception("handling failed for the last time", attempt=attempt)
-                return await self._bury(delivery, reason)
+                return await self._give_up(delivery, body, reason)
             delay = self._retry.delay(attempt)
             self._log.warning(
                 "handling failed", attempt=attempt, again_in=round(delay, 3), reason=reason, exc_info=True
             )
             self._count("retried")
             return lambda newest: newest.nak(delay)
+        self._forgiven.pop(message.seq, None)
         self._count("done")
         return Delivery.ack
+
+    async def _give_up(self, delivery: Delivery, body: T, reason: str) -> Callable[[Delivery], None]:
+        if self._lost is not None:
+            try:
+                async with asyncio.timeout(self._timeout or 60.0):
+                    await self._lost(body, reason)
+            except Exception as error:  # noqa: BLE001 - the letter says what could not be answered
+                self._log.exception("what is given up could not be answered")
+                reason = f"{reason}; and not answered: {_text(error)}"
+        return await self._bury(delivery, reason)
 
     async def _bury(self, delivery: Delivery, reason: str) -> Callable[[Delivery], None]:
         """Publish the dead letter; only when it stands is the original taken off."""
@@ -180,6 +224,7 @@ class Consumer(Generic[T]):
             delay = self._retry.longest
             self._log.error("no dead letter could be written", reason=reason, error=str(error), again_in=delay)
             return lambda newest: newest.nak(delay)
+        self._forgiven.pop(delivery.message.seq, None)
         self._log.error("dead letter", reason=reason, attempts=delivery.attempts, letter=subject)
         self._count("dead")
         return lambda newest: newest.term(reason[:100])

@@ -13,12 +13,13 @@ from collections.abc import AsyncIterator
 import msgspec
 from msgspec import Struct
 from regrow_protocol import messages, subjects
-from regrow_protocol.bus import ApiError, Bus, Received
+from regrow_protocol.bus import ApiError, Bus, Received, ValueMissing
 from regrow_protocol.errors import PublishRejected, RegrowError
 from regrow_protocol.messages import DeadLetter
 from regrow_protocol.streams import DEAD
 
 MSG_ID = "Nats-Msg-Id"
+VALUE = "Regrow-Value"
 MAX_REASON = 2000
 _NO_MESSAGE = 10037
 
@@ -48,7 +49,8 @@ async def bury(
 ) -> str:
     """Publish the dead letter of `message`, once; its subject.
 
-    An original that is too large to be carried stays where it is: the letter has no body then, only `stream` and `seq`.
+    An original that is too large to be carried goes to the object store: the letter has no body then, and the header
+    `Regrow-Value` with its key.
 
     Raises:
         Unreachable: the letter may or may not be written; call again.
@@ -71,7 +73,9 @@ async def bury(
     try:
         await bus.publish(DEAD, subject, messages.encode(letter), msg_id)
     except PublishRejected:
-        await bus.publish(DEAD, subject, messages.encode(msgspec.structs.replace(letter, body=b"")), msg_id + ".short")
+        headers = {**letter.headers, VALUE: await bus.put_value(message.data)}
+        short = msgspec.structs.replace(letter, body=b"", headers=headers)
+        await bus.publish(DEAD, subject, messages.encode(short), msg_id + ".short")
     return subject
 
 
@@ -100,15 +104,17 @@ async def replay(bus: Bus, seq: int) -> Letter:
     """Publish the original again, then remove the letter, which is returned.
 
     Raises:
-        NoSuchLetter: there is none, or its original was too large to carry and is gone from its stream.
+        NoSuchLetter: there is none, or its original was too large to carry and is gone from the object store.
         PublishRejected: the subject takes it no more.
     """
     letter = await show(bus, seq)
     original = letter.letter
     if not original.subject:
         raise NoSuchLetter(f"The dead letter {seq} says nothing of its original: {original.reason}")
-    body = original.body or await _from_stream(bus, seq, original)
-    headers = {name: value for name, value in original.headers.items() if not name.startswith("Nats-")}
+    body = original.body or await _kept(bus, seq, original)
+    headers = {
+        name: value for name, value in original.headers.items() if not name.startswith("Nats-") and name != VALUE
+    }
     first_id = original.headers.get(MSG_ID) or f"{original.stream}.{original.seq}"
     await bus.publish(original.stream, original.subject, body, f"{first_id}.replay.{seq}", headers=headers)
     try:
@@ -119,11 +125,14 @@ async def replay(bus: Bus, seq: int) -> Letter:
     return letter
 
 
-async def _from_stream(bus: Bus, seq: int, original: DeadLetter) -> bytes:
-    found, _ = await bus.get_batch(original.stream, original.subject, original.seq, batch=1)
-    if not found or found[0].seq != original.seq:
-        raise NoSuchLetter(f"The original of dead letter {seq} is gone from {original.stream}")
-    return found[0].data
+async def _kept(bus: Bus, seq: int, original: DeadLetter) -> bytes:
+    key = original.headers.get(VALUE)
+    if key is None:
+        return b""  # it had no body
+    try:
+        return await bus.get_value(key)
+    except ValueMissing as error:
+        raise NoSuchLetter(f"The original of dead letter {seq} is gone: {error}") from error
 
 
 def _letter(message: Received) -> Letter:

@@ -39,7 +39,10 @@ class Metric(Generic[M]):
 
 
 HANDLED = Metric(
-    Counter, "regrow_messages_handled", "Messages by what became of them: done, retried, dead.", ("consumer", "outcome")
+    Counter,
+    "regrow_messages_handled",
+    "Messages by what became of them: done, retried, later, dead.",
+    ("consumer", "outcome"),
 )
 HANDLING = Metric(Histogram, "regrow_handling_seconds", "Time that one handling of a message took.", ("consumer",))
 IN_HAND = Metric(Gauge, "regrow_messages_in_hand", "Messages that are being handled now.", ("consumer",))

@@ -23,10 +23,12 @@ from regrow_protocol import ids, values
 from regrow_protocol import messages as m
 from regrow_protocol.bus import PubAck
 from regrow_protocol.errors import RegrowError
+from regrow_protocol.images import Image
 from regrow_protocol.messages import Failure, Op
 
 from .. import restart, scope
 from ..codec import NULL, Signature, to_raw
+from ..commanding import Asked, Feed
 from ..definition import ProcessType
 from ..errors import CallFailed, ProcessGone, failure_of
 from ..handle import EventFeed, ProcessHandle
@@ -81,6 +83,7 @@ class BodyScope:
         self._may_start = may_start
         self._m = 0
         self._pending: dict[int, Pending] = {}
+        self._pieces: dict[int, Feed] = {}
         self._feeds: dict[str, EventFeed] = {}
         self._feed_of: dict[int, EventFeed] = {}
         self._children: dict[str, tuple[Pending, int]] = {}
@@ -203,8 +206,14 @@ class BodyScope:
             self.interrupt()
         elif delivery.what == "result":
             pending = self._pending.pop(delivery.m, None)
+            self._pieces.pop(delivery.m, None)
             if pending is not None:
                 pending.settle(delivery.value, delivery.error)
+        elif delivery.what == "chunk" and isinstance(delivery.value, Raw):
+            pieces = self._pieces.get(delivery.m)
+            if pieces is not None:
+                chunk = m.decode(delivery.value, restart.ChunkDelivery)
+                pieces.push(chunk.channel, chunk.offset, chunk.data)
         elif delivery.what == "event" and isinstance(delivery.value, Raw):
             feed = self._feed_of.get(delivery.m)
             if feed is not None:
@@ -240,9 +249,9 @@ class BodyScope:
     # The scope that the public API calls ------------------------------------------------------------------------------
 
     def spawn(self, type_: ProcessType[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> ProcessHandle:
-        raw = type_.signature.encode(args, kwargs)
+        raw, image = type_.bind(args, kwargs)
         pid = ids.derived_id(ids.PROCESS, f"{self.pid}.{self.incarnation}.b{self._m + 1}", self.clock)
-        number = self._act("spawn", restart.Spawn(pid, type_.name, raw))
+        number = self._act("spawn", restart.Spawn(pid, type_.name, raw, image))
         pending = self._expect(number, "spawn", type_.name, type_.signature.result, pid)
         self._children[pid] = (pending, number)
         return ProcessHandle(pid)
@@ -259,6 +268,32 @@ class BodyScope:
         raw = to_raw(kwargs, f"An argument of {endpoint}()")
         number = self._act("call", restart.CallAct(pid, endpoint, raw, wait))
         return self._expect(number, "call", endpoint, Any, CallFailed).future
+
+    def command(
+        self, name: str, subject: str, args: Struct, type_: Any, base: type[RegrowError], feed: Feed | None = None
+    ) -> Asked:
+        raw = Raw(m.encode(args))
+        number = self._act("command", restart.CommandAct(name, subject, raw, feed is not None))
+        if feed is not None:
+            self._pieces[number] = feed
+        return Asked(
+            f"{self.pid}.{self.incarnation}.b{number}", self._expect(number, "command", name, type_, base).future
+        )
+
+    def tell(self, name: str, subject: str, args: Struct) -> None:
+        self._act("tell", restart.CommandAct(name, subject, Raw(m.encode(args))))
+
+    @property
+    def app(self) -> str:
+        return self.env.app
+
+    @property
+    def given_image(self) -> Image | None:
+        return self.start.machine
+
+    @property
+    def snapshot_on_failure(self) -> bool:
+        return self.type.snapshot_on_failure
 
     def watch(self, pid: str) -> EventFeed:
         feed = self._feeds.get(pid)

@@ -69,7 +69,7 @@ class Host:
         self.app = app or program.name
         self.inbox_stream = streams.inbox_stream(self.app)
         self.env = Env(self.app, program.build, 16, program.types)
-        self.steps = StepRunner(self.options.threads)
+        self.steps = StepRunner(self.options.threads, bus)
         self.suspicion = asyncio.Lock()
         self.failed: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         self._url = url

@@ -95,6 +95,8 @@ class Publishing:
             elif output.to == "event":
                 stream = streams.EVENTS
                 subject = f"{self._event}{resident.pid}.{subjects.token(message.type)}"  # type: ignore[attr-defined]
+            elif output.to == "command":
+                stream, subject = streams.COMMANDS, target
             else:
                 stream, subject = streams.REPLIES, target
             self._partition.floor.open(seq)

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from msgspec import UNSET, Raw, UnsetType
+from regrow_protocol.bus import Bus
 from regrow_protocol.messages import Failure
 
 from .. import scope
@@ -34,12 +35,17 @@ class StepRunner:
     A sync function's time begins when it has a thread. One that goes on after its time is over keeps its thread; when
     half of the threads are lost so, there is a new set of them.
 
+    Args:
+        threads: for sync functions.
+        bus: for steps that move what does not fit into a message.
+
     Attributes:
         running: steps that have no outcome yet.
         executing: those whose function runs at this moment.
     """
 
-    def __init__(self, threads: int = 32) -> None:
+    def __init__(self, threads: int = 32, bus: Bus | None = None) -> None:
+        self._bus = bus
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="regrow-step")
         self._free = asyncio.Semaphore(threads)
@@ -51,6 +57,8 @@ class StepRunner:
         """(value, failure, attempts) of a step; waits for `may_start` before each try."""
         policy = step.policy
         attempt = 0
+        if self._bus is not None:
+            scope.bus.set(self._bus)
         self.running += 1
         try:
             while True:
