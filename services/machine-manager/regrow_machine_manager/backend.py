@@ -57,10 +57,13 @@ class Node:
     Attributes:
         name: of the node.
         folder: that belongs to the backend on this node; it exists.
+        store: id of the store that holds the records: machines of other stores, whose managers run on the same node,
+            are none of `made()`.
     """
 
     name: str
     folder: Path
+    store: str = ""
 
 
 @dataclass(frozen=True)
