@@ -23,6 +23,7 @@ from .clock import Clock
 from .codec import from_raw, to_raw
 from .errors import CallFailed, InvalidArguments, ProcessNotFound, execution_failed, raised
 from .handle import Event
+from .process import failure_in
 
 log = logging.getLogger("regrow.client")
 
@@ -86,9 +87,7 @@ def outcome_of_record(record: m.EventRecord, type_: Any = Any) -> Any:
                 hint="`regrow events PID --json` shows what was recorded",
             ) from error
     if record.type == "failed":
-        data = from_raw(record.data)
-        failure = m.Failure(data["error"], data["reason"], data["code"], data["retryable"])
-        raise execution_failed(failure, record.pid)
+        raise execution_failed(failure_in(from_raw(record.data)), record.pid)
     raise execution_failed(m.Failure("CancelledError", "cancelled", "cancelled"), record.pid)
 
 

@@ -23,12 +23,23 @@ class ExecutionFailed(RegrowError):
         error: class name of its exception.
         pid: of the process, where known.
         retryable: false when it said that another try is of no use.
+        snapshots: of its machines' state when it failed, where it was kept: machine id → snapshot id.
     """
 
     code = "execution-failed"
 
-    def __init__(self, reason: str, *, error: str = "", pid: str = "", retryable: bool = True, hint: str = "") -> None:
+    def __init__(
+        self,
+        reason: str,
+        *,
+        error: str = "",
+        pid: str = "",
+        retryable: bool = True,
+        snapshots: dict[str, str] | None = None,
+        hint: str = "",
+    ) -> None:
         super().__init__(reason, hint=hint)
+        self.snapshots = snapshots or {}
         self.reason = reason
         self.error = error
         self.pid = pid
@@ -178,7 +189,7 @@ def raised(base: type[RegrowError], failure: Failure) -> RegrowError:
 def execution_failed(failure: Failure, pid: str) -> ExecutionFailed:
     """The exception that awaiting a failed or cancelled process raises."""
     cls = ExecutionCancelled if failure.code == "cancelled" else ExecutionFailed
-    return cls(failure.message, error=failure.error, pid=pid, retryable=failure.retryable)
+    return cls(failure.message, error=failure.error, pid=pid, retryable=failure.retryable, snapshots=failure.snapshots)
 
 
 def failure_of(error: BaseException) -> Failure:

@@ -37,7 +37,6 @@ from .divergence import Diverged
 from .errors import (
     CallFailed,
     EventNotSeen,
-    ExecutionFailed,
     InvalidArguments,
     ProcessEnded,
     ProcessGone,
@@ -867,6 +866,11 @@ def _failure_data(failure: Failure | None) -> dict[str, Any]:
     }
 
 
+def failure_in(data: dict[str, Any]) -> Failure:
+    """What the data of a `failed` event tells."""
+    return Failure(data["error"], data["reason"], data["code"], data["retryable"], data.get("snapshots", {}))
+
+
 def outcome_of(feed: EventFeed, pid: str) -> Any:
     """The result that a finished feed tells, or its failure raised."""
     if not feed.events or not feed.events[-1].final:
@@ -876,7 +880,7 @@ def outcome_of(feed: EventFeed, pid: str) -> Any:
         return last.data
     if last.type == "failed":
         data = last.data
-        raise ExecutionFailed(data["reason"], error=data["error"], pid=pid, retryable=data["retryable"])
+        raise execution_failed(failure_in(data), pid)
     raise execution_failed(Failure("CancelledError", "cancelled", "cancelled"), pid)
 
 

@@ -50,6 +50,7 @@ class World:
         processes: in memory, by pid.
         histories: what each process was given and sent, by pid.
         replies: of clients' calls, by their subject.
+        commands: to services, with their subjects; tests answer them.
         clock: time of the last message, seconds since 1970.
         hold: a step for which it is true is not run; a test answers it by `answer`.
     """
@@ -60,6 +61,7 @@ class World:
         self.processes: dict[str, Process] = {}
         self.histories: dict[str, list[Turn]] = {}
         self.replies: dict[str, list[m.Reply]] = {}
+        self.commands: list[tuple[str, m.Command]] = []
         self.clock = BEGIN
         self.hold: Callable[[str], bool] = lambda _name: False
         self.steps_run = 0
@@ -151,6 +153,8 @@ class World:
             self._queue.append((output.target, m.decode_input(m.encode(message))))
         elif output.to == "reply":
             self.replies.setdefault(output.target, []).append(m.decode(m.encode(output.message), m.Reply))
+        elif output.to == "command":
+            self.commands.append((output.target, m.decode(m.encode(output.message), m.Command)))
 
     def _attend(self, process: Process) -> None:
         for n in process.new_local:
