@@ -35,6 +35,7 @@ from .errors import (
     StepFailed,
 )
 from .handle import Event, EventStream, ProcessHandle
+from .machines import DockerImage, ExecResult, LocalImage, Machine, MorphImage, SSHImage, from_snapshot, machine
 from .ordering import install as keep_order
 
 __version__ = "0.1.0"
@@ -44,13 +45,18 @@ keep_order()
 __all__ = [
     "CallFailed",
     "CurrentProcess",
+    "DockerImage",
     "EndpointNotFound",
     "Event",
     "EventNotSeen",
     "EventStream",
+    "ExecResult",
     "ExecutionCancelled",
     "ExecutionFailed",
     "InvalidArguments",
+    "LocalImage",
+    "Machine",
+    "MorphImage",
     "NondeterminismError",
     "NotAllowedInBody",
     "NotSendable",
@@ -59,6 +65,7 @@ __all__ = [
     "ProcessNotFound",
     "ProcessType",
     "RegrowError",
+    "SSHImage",
     "StepFailed",
     "agent_process",
     "bubble",
@@ -67,7 +74,9 @@ __all__ = [
     "emit",
     "expose",
     "fail",
+    "from_snapshot",
     "is_replaying",
+    "machine",
     "now",
     "random",
     "sleep",

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 from regrow_protocol import ids, streams, subjects, values
 from regrow_protocol import messages as m
 from regrow_protocol.bus import Bus
@@ -28,6 +28,11 @@ from .process import failure_in
 log = logging.getLogger("regrow.client")
 
 CATCH_UP_EVERY = 2.0
+
+
+def is_chunk(data: bytes) -> bool:
+    """Whether what came to a reply subject is a piece of the answer, and not the answer."""
+    return data.startswith(b'{"kind":"chunk"')
 
 
 class RemoteProcess:
@@ -114,6 +119,7 @@ class Client:
         self._clock = clock or Clock()
         self._n = 0
         self._replies: dict[str, asyncio.Future[m.Reply]] = {}
+        self._chunks: dict[str, Callable[[m.Chunk], None]] = {}
         self._partitions: dict[str, int] = {}
         self._builds: set[tuple[str, str]] = set()
         self._sid: int | None = None
@@ -155,7 +161,7 @@ class Client:
     async def send(self, app: str, pid: str, message: m.Message, *, first: bool = False, msg_id: str = "") -> int:
         """Put a message into an inbox; its sequence."""
         part = ids.partition_of(pid, await self.partitions_of(app))
-        payload = await self._payload(message)
+        payload = await self.payload(message)
         self._n += 1
         headers = {"Nats-Expected-Last-Subject-Sequence": "0"} if first else None
         try:
@@ -172,9 +178,9 @@ class Client:
             raise
         return ack.seq
 
-    async def _payload(self, message: m.Message) -> bytes:
+    async def payload(self, message: Struct) -> bytes:
         """Encoded, with large values stored beside."""
-        if self._clock.skipped:
+        if self._clock.skipped and isinstance(message, m.Message):
             message = msgspec.structs.replace(message, clock=self._clock.now())
         payload = m.encode(message)
         if len(payload) > m.MAX_INLINE:
@@ -204,11 +210,8 @@ class Client:
         timeout: float | None = 30.0,
     ) -> Any:
         """Call an endpoint of a process."""
-        self._listen()
         part = ids.partition_of(pid, await self.partitions_of(app))
-        self._n += 1
-        n = self._n
-        reply = subjects.reply(self.id, n)
+        n, reply = self.next_request()
         call = m.Call(
             endpoint=endpoint,
             args=to_raw(kwargs, f"An argument of {endpoint}()"),
@@ -217,29 +220,50 @@ class Client:
             k=n,
             wait=wait,
         )
-        payload = await self._payload(call)
+        payload = await self.payload(call)
+        try:
+            async with asyncio.timeout(timeout):
+                answer = await self.ask(streams.inbox_stream(app), subjects.inbox(app, part, pid), payload, n)
+        except TimeoutError:
+            raise TimeoutError(
+                f"{endpoint}() of {pid} was not answered within {timeout} s: is a host of app {app!r} running?"
+            ) from None
+        if answer.error is not None:
+            raise raised(CallFailed, answer.error)
+        return from_raw(answer.value) if isinstance(answer.value, Raw) else None
+
+    def next_request(self) -> tuple[int, str]:
+        """The number of the next request, and the subject that its answer comes to."""
+        self._n += 1
+        return self._n, subjects.reply(self.id, self._n)
+
+    async def ask(
+        self, stream: str, subject: str, payload: bytes, n: int, on_chunk: Callable[[m.Chunk], None] | None = None
+    ) -> m.Reply:
+        """Publish request number `n`, and wait for its answer.
+
+        Args:
+            stream, subject, payload: of the request.
+            n: from `next_request`.
+            on_chunk: gets the pieces of an answer before it is whole; repeats and pieces out of order too.
+        """
+        self._listen()
+        reply = subjects.reply(self.id, n)
         future: asyncio.Future[m.Reply] = asyncio.get_running_loop().create_future()
         self._replies[reply] = future
+        if on_chunk is not None:
+            self._chunks[reply] = on_chunk
 
         def published(outcome: Any) -> None:
             if isinstance(outcome, BaseException) and not future.done():
                 future.set_exception(outcome)
 
         try:
-            self.bus.publish_soon(
-                streams.inbox_stream(app), subjects.inbox(app, part, pid), payload, f"{self.id}.{n}", done=published
-            )
-            async with asyncio.timeout(timeout):
-                answer = await self._reply(future, reply)
-        except TimeoutError:
-            raise TimeoutError(
-                f"{endpoint}() of {pid} was not answered within {timeout} s: is a host of app {app!r} running?"
-            ) from None
+            self.bus.publish_soon(stream, subject, payload, f"{self.id}.{n}", done=published)
+            return await self._reply(future, reply)
         finally:
             self._replies.pop(reply, None)
-        if answer.error is not None:
-            raise raised(CallFailed, answer.error)
-        return from_raw(answer.value) if isinstance(answer.value, Raw) else None
+            self._chunks.pop(reply, None)
 
     async def _reply(self, future: asyncio.Future[m.Reply], subject: str) -> m.Reply:
         while True:
@@ -249,7 +273,7 @@ class Client:
             else:
                 # The subscription may have missed it during a reconnect.
                 stored = await self.bus.last(streams.REPLIES, subject)
-                if stored is None:
+                if stored is None or is_chunk(stored.data):
                     continue
                 answer = m.decode(stored.data, m.Reply)
             return await values.inflate(answer, self.bus.get_value)
@@ -259,10 +283,14 @@ class Client:
             self._sid = self.bus.nc.raw_subscribe(f"regrow.reply.{self.id}.>", self._answered)
 
     def _answered(self, subject: bytes, _reply: bytes, _headers: bytes | None, data: bytes) -> None:
-        future = self._replies.get(subject.decode())
+        reply = subject.decode()
+        future = self._replies.get(reply)
         if future is not None and not future.done():
             try:
-                future.set_result(m.decode(data, m.Reply))
+                if not is_chunk(data):
+                    future.set_result(m.decode(data, m.Reply))
+                elif (on_chunk := self._chunks.get(reply)) is not None:
+                    on_chunk(m.decode(data, m.Chunk))
             except msgspec.MsgspecError as error:
                 future.set_exception(CallFailed(f"The reply does not decode: {error}"))
 

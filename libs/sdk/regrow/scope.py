@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from asyncio import events
 from contextvars import ContextVar
-from typing import Any
-
-from regrow_protocol.bus import Bus
+from typing import TYPE_CHECKING, Any
 
 from .errors import OutsideProcess
 from .loop import DeterministicLoop
+
+if TYPE_CHECKING:
+    from regrow_protocol.bus import Bus
 
 ambient: ContextVar[Any] = ContextVar("regrow_scope", default=None)
 """The scope of code on an ordinary loop: a `restart` body, or a connected client."""

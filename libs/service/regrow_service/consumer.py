@@ -70,6 +70,7 @@ class Consumer(Generic[T]):
         ack_wait: seconds of silence after which a replica counts as gone.
         timeout: seconds that one handling may take; None: any time, its handler sees to it.
         max_ack_pending: messages that may be in hand, or wait for a retry, over all replicas.
+        only_new: when it is made, begin with what comes from then on.
         lost: called with the body and the reason before a message that decodes becomes a dead letter: to answer it.
     """
 
@@ -89,6 +90,7 @@ class Consumer(Generic[T]):
         ack_wait: float = 2.0,
         timeout: float | None = 60.0,
         max_ack_pending: int = 1000,
+        only_new: bool = False,
         lost: Callable[[T, str], Awaitable[None]] | None = None,
     ) -> None:
         self.service, self.name, self.stream = service, name, stream
@@ -96,6 +98,7 @@ class Consumer(Generic[T]):
         self._filters = list(filters)
         self._decode, self._handle, self._lost = decode, handle, lost
         self._max_ack_pending = max_ack_pending
+        self._from = "new" if only_new else "all"
         self._forgiven: dict[int, int] = {}
         self._concurrency = concurrency
         self._retry = retry or Retry()
@@ -115,6 +118,7 @@ class Consumer(Generic[T]):
             self._filters,
             ack_wait=self._ack_wait,
             max_ack_pending=self._max_ack_pending,
+            deliver_policy=self._from,
         )
 
         async def stop() -> None:
