@@ -15,7 +15,7 @@ DEV := $(VENV)/.installed-dev
 SETUP := deploy/setup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench chaos system-deps clean
+.PHONY: help setup demo test test-replay check format bench chaos system-deps clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -28,6 +28,9 @@ demo: $(RUNTIME) ## Watch a tree of processes survive kill -9 (ARGS="FOLDER" sur
 
 test: check ## Run the checks, then the suite (ARGS="-k name" selects)
 	@$(BIN)/python -m pytest -n logical --maxprocesses $(MAX_WORKERS) --dist loadgroup $(ARGS)
+
+test-replay: $(DEV) ## The suite once more, every process folded anew before each of its inputs
+	@REGROW_TEST_REPLAY=1 $(BIN)/python -m pytest -n logical --maxprocesses $(MAX_WORKERS) --dist loadgroup $(ARGS)
 
 check: $(DEV) ## Lint, formatting, types, and who may import whom
 	@$(BIN)/ruff check .

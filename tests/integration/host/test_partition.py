@@ -111,7 +111,13 @@ async def test_a_hanging_turn_parks_its_process_only(rt: Runtime, until: Until) 
 async def test_a_finally_block_that_hangs_when_its_process_leaves_memory(rt: Runtime, until: Until) -> None:
     """It is ended, and the others answer."""
     bad, good = await rt.start(stubborn), await rt.start(pinged)
-    assert await bad.call("ping", text="a", wait=True) == "a"
+    asked = asyncio.ensure_future(bad.call("ping", text="a", wait=True))
+    if rt.options.force_replay:  # it leaves memory before that call already, in a turn, and a turn that hangs is parked
+        await until(lambda: bad.pid in part_of(rt, bad.pid).stuck, "parking as stuck")
+        asked.cancel()
+        assert await good.call("ping", text="a", wait=True) == "a"
+        return
+    assert await asked == "a"
     assert await good.call("ping", text="a", wait=True) == "a"
     await until(lambda: bad.pid not in part_of(rt, bad.pid).residents, "parking")
     assert await good.call("ping", text="b") == "b"
