@@ -40,8 +40,7 @@ class Image(Struct, frozen=True):
 class AnyImage(Protocol):
     """An image class: a frozen dataclass that names its backend."""
 
-    @property
-    def backend(self) -> str: ...
+    backend: ClassVar[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +160,7 @@ class MorphImage:
     memory: int | str = "1g"
     disk: int | str = "8g"
     env: dict[str, str] = field(default_factory=dict[str, str])
-    workdir: str = "/root"
+    workdir: str = "/workspace"
 
 
 @dataclass(frozen=True)

@@ -76,13 +76,13 @@ class Answers:
     """Publishes answers over `bus`."""
 
     def __init__(self, bus: Bus) -> None:
-        self._bus = bus
+        self.bus = bus
 
     async def deflated(self, answer: Answer) -> Answer:
         """The answer with a large value in the object store, and a reference in its place."""
         small, blobs = values.deflate(answer)
         for blob in blobs:
-            await self._bus.put_value(blob)
+            await self.bus.put_value(blob)
         return small
 
     async def send(self, command: Command, answer: Answer) -> None:
@@ -127,4 +127,4 @@ class Answers:
 
     async def _publish(self, command: Command, body: bytes, msg_id: str) -> None:
         stream = inbox_stream(command.app) if self._to_process(command) else REPLIES
-        await self._bus.publish(stream, command.reply, body, msg_id, timeout=PUBLISH_TIMEOUT, withdraw=True)
+        await self.bus.publish(stream, command.reply, body, msg_id, timeout=PUBLISH_TIMEOUT, withdraw=True)

@@ -29,12 +29,12 @@ from regrow_protocol import messages as m
 from regrow_protocol.bus import Bus
 from regrow_protocol.server import NatsServer
 
-from .client import Client, RemoteProcess
-from .clock import Clock
-from .definition import REGISTRY, ProcessType
-from .host.host import Host, HostOptions
-from .host.options import forced_replay
-from .program import LoadedProgram
+from ..client import Client, RemoteProcess
+from ..clock import Clock
+from ..definition import REGISTRY, ProcessType
+from ..host.host import Host, HostOptions
+from ..host.options import forced_replay
+from ..program import LoadedProgram
 
 P = ParamSpec("P")
 R = TypeVar("R")
