@@ -62,7 +62,7 @@ class Manager:
         Raises:
             ManagerDied: it did not start.
         """
-        self.process = subprocess.Popen(
+        self.process = subprocess.Popen(  # noqa: S603 - its own program
             self._argv, env=self._env, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log
         )
         asyncio.run(self._until_ready(self.process, time.time()))
