@@ -12,7 +12,7 @@ import re
 from msgspec import UNSET, Raw, Struct, UnsetType
 from regrow_protocol import messages, subjects, values
 from regrow_protocol.bus import Bus
-from regrow_protocol.errors import RegrowError
+from regrow_protocol.errors import InvalidName, PublishRejected, RegrowError
 from regrow_protocol.messages import Chunk, Command, Failure, Op, Reply, Result
 from regrow_protocol.streams import REPLIES, inbox_stream
 
@@ -90,7 +90,7 @@ class Answers:
 
         Raises:
             Unreachable: it may or may not be published; call again.
-            PublishRejected: it never will be.
+            Rejected: it never will be.
         """
         if not command.reply:
             return
@@ -127,4 +127,7 @@ class Answers:
 
     async def _publish(self, command: Command, body: bytes, msg_id: str) -> None:
         stream = inbox_stream(command.app) if self._to_process(command) else REPLIES
-        await self.bus.publish(stream, command.reply, body, msg_id, timeout=PUBLISH_TIMEOUT, withdraw=True)
+        try:
+            await self.bus.publish(stream, command.reply, body, msg_id, timeout=PUBLISH_TIMEOUT, withdraw=True)
+        except (PublishRejected, InvalidName) as error:
+            raise Rejected(f"its answer is refused: {error}") from error

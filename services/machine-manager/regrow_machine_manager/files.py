@@ -1,0 +1,99 @@
+"""`write`, `read`, `pack` and `unpack`: files of machines, inside their roots.
+
+Few at a time on a node: each may hold tens of megabytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from regrow_protocol import messages, values
+from regrow_protocol.errors import ValueTooLarge
+from regrow_protocol.machines import MAX_FILE, Pack, Read, Unpack, Write
+from regrow_protocol.messages import Command
+from regrow_service.answers import Answer
+
+from . import paths
+from .backend import Data
+from .context import Context
+from .once import NOTHING, value
+from .patience import patiently
+from .registry import Opened
+
+AT_ONCE = 16
+
+
+class Files:
+    """Of one manager."""
+
+    def __init__(self, context: Context) -> None:
+        self._here = context
+        self._hands = asyncio.Semaphore(AT_ONCE)
+
+    async def write(self, command: Command, opened: Opened, data: Data) -> Answer:
+        """Write a file."""
+        async with self._hands:
+            whole = await values.inflate(command, self._here.bus.get_value)
+            args = messages.decode(whole.args, Write)
+            del whole
+            if len(args.data) > MAX_FILE:
+                raise ValueTooLarge(f"{len(args.data)} bytes are too many for a file in one piece", hint="use put()")
+            path = _inside(opened, data, args.path)
+            await patiently(
+                self._here,
+                opened.backend.name,
+                lambda: opened.backend.write(data, path, args.data, mode=args.mode, user=args.user),
+            )
+        return NOTHING
+
+    async def read(self, command: Command, opened: Opened, data: Data) -> Answer:
+        """Read a file."""
+        args = messages.decode(command.args, Read)
+        path = _inside(opened, data, args.path)
+        async with self._hands:
+            content = await patiently(
+                self._here,
+                opened.backend.name,
+                lambda: opened.backend.read(data, path, user=args.user, limit=MAX_FILE + 1),
+            )
+            if len(content) > MAX_FILE:
+                raise ValueTooLarge(f"{args.path} has more than {MAX_FILE} bytes", hint="use get()")
+            return value(content)
+
+    async def pack(self, command: Command, opened: Opened, data: Data) -> Answer:
+        """Put an archive of a file or folder into the object store."""
+        args = messages.decode(command.args, Pack)
+        path = _inside(opened, data, args.path)
+
+        async def work() -> list[str]:
+            pieces = opened.folders.pack(data, command.id, path, args.user)
+            if not isinstance(pieces, AsyncIterator):
+                pieces = await pieces
+            return [await self._here.bus.put_value(piece) async for piece in pieces]
+
+        async with self._hands:
+            return value(await patiently(self._here, opened.backend.name, work))
+
+    async def unpack(self, command: Command, opened: Opened, data: Data) -> Answer:
+        """Unpack an archive from the object store into a folder."""
+        whole = await values.inflate(command, self._here.bus.get_value)
+        args = messages.decode(whole.args, Unpack)
+        path = _inside(opened, data, args.path)
+
+        async def parts() -> AsyncIterator[bytes]:
+            for key in args.parts:
+                yield await self._here.bus.get_value(key)
+
+        async with self._hands:
+            await patiently(
+                self._here,
+                opened.backend.name,
+                lambda: opened.folders.unpack(data, command.id, path, parts(), args.user),
+            )
+        return NOTHING
+
+
+def _inside(opened: Opened, data: Data, path: str) -> str:
+    backend = opened.backend
+    return paths.inside(backend.root(data), backend.workdir(data), path)

@@ -1,0 +1,129 @@
+"""Managers that are killed at any moment: what they had in hand goes on, once, and nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+from machinekit import Fleet, eventually, working
+from regrow_protocol.images import LocalImage, encode_image
+from regrow_protocol.machines import Create, Exec, ExecDone, MachineRef, Nothing
+from regrow_protocol.server import NatsServer
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+async def test_a_command_survives_the_kill_of_its_manager(fleet: Fleet, replicas: int) -> None:
+    """It runs on, once; another manager, or the same one started again, answers with its exit code and output."""
+    caller = await fleet.caller(process=True)
+    programs = [await fleet.start() for _ in range(replicas)]
+    ref = await caller.create()
+    command = caller.command("exec", Exec("echo begun >> log; sleep 3; echo out; exit 7"))
+    await caller.send(command, ref)
+    await eventually(lambda: working(ref) == 1, "it runs")
+    for program in programs:
+        await program.kill()
+    assert working(ref) == 1
+    await fleet.start()
+    done = await caller.answer(command, ExecDone)
+    assert (done.exit_code, done.stdout) == (7, b"out\n")
+    assert (await caller.exec(ref, "cat log")).stdout == b"begun\n"
+    assert len(caller.answers[command.id]) == 1
+
+
+async def test_a_graceful_stop_gives_running_commands_to_the_next(fleet: Fleet) -> None:
+    """SIGTERM ends a manager soon, with 0, while a command runs; the other manager answers it."""
+    caller = await fleet.caller()
+    first = await fleet.start()
+    ref = await caller.create()
+    command = caller.command("exec", Exec("sleep 2; echo out"))
+    await caller.send(command, ref)
+    await eventually(lambda: working(ref) == 1, "it runs")
+    second = await fleet.start()
+    assert await first.terminate() == 0
+    assert (await caller.answer(command, ExecDone)).stdout == b"out\n"
+    assert await second.terminate() == 0
+
+
+async def test_a_server_that_is_killed_loses_no_command(fleet: Fleet, private_server: NatsServer) -> None:
+    """The command runs on; after the server's restart it is answered, and the machine is still there."""
+    caller = await fleet.caller()
+    async with fleet.inside():
+        ref = await caller.create()
+        command = caller.command("exec", Exec("echo x >> log; sleep 2; cat log"))
+        await caller.send(command, ref)
+        await eventually(lambda: working(ref) == 1, "it runs")
+        private_server.kill()
+        private_server.restart()
+        assert (await caller.answer(command, ExecDone)).stdout == b"x\n"
+        assert (await caller.exec(ref, "echo fine")).stdout == b"fine\n"
+
+
+async def test_creations_and_commands_under_random_kills(fleet: Fleet) -> None:
+    """Every creation is answered once, with a machine; no machine is orphaned, none doubled, and all are stopped."""
+    caller = await fleet.caller(process=True)
+    chance = random.Random(3)
+    options = ("--max-machines", "40", "--grace", "1")
+    running = [await fleet.start("n1", *options), await fleet.start("n1", *options)]
+    creates = [caller.command("create", Create(encode_image(LocalImage()), wait=60.0)) for _ in range(30)]
+
+    async def killing(rounds: int) -> None:
+        for _ in range(rounds):
+            await asyncio.sleep(chance.uniform(0.2, 1.2))
+            await running.pop(0).kill()
+            running.append(await fleet.start("n1", *options))
+
+    async def one(command: object) -> MachineRef:
+        await asyncio.sleep(chance.uniform(0, 4))
+        await caller.send(command)  # type: ignore[arg-type]
+        ref = await caller.answer(command, MachineRef, 50.0)  # type: ignore[arg-type]
+        done = await caller.ask(ref, "exec", Exec("echo x >> log; sleep 0.5; cat log"), ExecDone, 50.0)
+        assert done.stdout == b"x\n"
+        return ref
+
+    killer = asyncio.create_task(killing(8))
+    refs = await asyncio.gather(*[one(command) for command in creates])
+    await killer
+    assert len({ref.id for ref in refs}) == len(await fleet.live()) == 30
+    assert (await fleet.node()).claimed.keys() == {ref.id for ref in refs}
+    assert folders(fleet) == {ref.id for ref in refs}
+    killer = asyncio.create_task(killing(3))
+    stops = [await caller.send(caller.command("stop", Nothing()), ref) for ref in refs]
+    await asyncio.gather(*[caller.answer(command, None, 50.0) for command in stops])
+    await killer
+    assert all(len({repr(each) for each in answers}) == 1 for answers in caller.answers.values())
+    await eventually(lambda: folders(fleet) == set(), "no folder is left")
+
+    async def unclaimed() -> bool:
+        return (await fleet.node()).claimed == {} and await fleet.live() == []
+
+    await eventually(unclaimed, "no claim is left")
+    assert await fleet.letters() == []
+
+
+async def test_everything_killed_and_started_again(fleet: Fleet, private_server: NatsServer) -> None:
+    """Managers and server: no machine is orphaned and none is lost."""
+    caller = await fleet.caller()
+    program = await fleet.start()
+    refs = [await caller.create() for _ in range(3)]
+    half = [
+        await caller.send(caller.command("create", Create(encode_image(LocalImage()), wait=60.0))) for _ in range(5)
+    ]
+    await program.kill()
+    private_server.kill()
+    private_server.restart()
+    await fleet.start()
+    refs += [await caller.answer(command, MachineRef, 50.0) for command in half]
+    for ref in refs:
+        assert (await caller.exec(ref, "echo here")).stdout == b"here\n"
+    assert folders(fleet) == {ref.id for ref in refs}
+    assert {record.id for record in await fleet.live()} == folders(fleet)
+
+
+def folders(fleet: Fleet) -> set[str]:
+    """Ids of the machines whose folders are there."""
+    found: set[str] = set()
+    for path in fleet.folder.glob("*/*/local/**/m_*"):
+        if path.is_dir():
+            found.add(next(part for part in path.parts if part.startswith("m_")).partition(".")[0])
+    return found
