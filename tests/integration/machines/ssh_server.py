@@ -11,6 +11,7 @@ import contextlib
 import getpass
 import os
 import pwd
+import re
 import secrets
 import shutil
 import signal
@@ -145,7 +146,7 @@ class SSHServer:
             "StrictModes no",
             "MaxStartups 100",
             "Subsystem sftp internal-sftp",
-            "SetEnv HOME=" + str(login.home),
+            *([] if login.own else [f"SetEnv HOME={login.home}"]),
         ]
         (self.folder / "config").write_text("\n".join(lines) + "\n")
         self._process: subprocess.Popen[bytes] | None = None
@@ -184,9 +185,12 @@ class SSHServer:
 
     def logins(self) -> int:
         """Connections that are open, with their login done."""
-        with contextlib.suppress(psutil.NoSuchProcess):
-            return len([p for p in self.connections() if f"{self.login.name}@" in " ".join(p.cmdline())])
-        return 0
+        titles: list[str] = []
+        for process in self.connections():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                titles.append(" ".join(process.cmdline()).strip())
+        # `sshd: NAME [priv]` is the other half of each, `sshd: NAME@internal-sftp` its file session
+        return len([title for title in titles if re.match(f"sshd[^:]*: {self.login.name}(@notty)?$", title)])
 
     def cut(self) -> int:
         """Kill all connections, not the server nor what was started over them. Returns how many processes."""

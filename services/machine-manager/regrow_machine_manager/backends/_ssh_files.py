@@ -81,8 +81,12 @@ async def read(sftp: asyncssh.SFTPClient, path: str, offset: int, limit: int | N
             raise IsADirectoryError(path)
         if not stat.S_ISREG(known.permissions or stat.S_IFREG):
             raise PermissionError(f"{path} is no ordinary file")  # to open a FIFO would hold up the whole session
+        there = max(0, (known.size or 0) - offset)
+        wanted = there if limit is None else min(limit, there)
+        if not wanted:
+            return b""
         async with sftp.open(real.encode(), "rb") as file:
-            return bytes(await file.read(-1 if limit is None else limit, offset))
+            return bytes(await file.read(wanted, offset))
     except module.SFTPError as error:
         raise _as_told(error, path) from error
 

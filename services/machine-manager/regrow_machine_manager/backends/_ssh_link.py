@@ -42,6 +42,12 @@ Credentials = Callable[[Address], Awaitable[dict[str, Any]]]
 """Options of `asyncssh.connect` that log in at an address."""
 
 
+class LoginRefused(MachineFailed):
+    """The server does not let us in with this user and key."""
+
+    code = "login-refused"
+
+
 class NotStarted(Exception):
     """The program did not start, for a reason of this connection alone."""
 
@@ -222,7 +228,7 @@ async def connect(address: Address, credentials: Credentials, through: Link | No
         raise MachineFailed(f"The key of {address} is not in {known}: {error}", hint=_keyscan(address)) from error
     except asyncssh.PermissionDenied as error:
         hint = "put the public key of `key` (or of the agent's) into ~/.ssh/authorized_keys there"
-        raise MachineFailed(f"{address} refuses the login: {error}", hint=hint) from error
+        raise LoginRefused(f"{address} refuses the login: {error}", hint=hint) from error
     except asyncssh.IllegalUserName as error:
         raise MachineFailed(f"{address} cannot be a login: {error}") from error
     except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:

@@ -88,7 +88,13 @@ class Links:
                 if link.open:
                     link.limit = max(1, link.limit - 1)
                     await server.wait(1.0)
-            except (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection, asyncssh.DisconnectError) as error:
+            except (
+                asyncssh.SFTPConnectionLost,
+                asyncssh.SFTPNoConnection,
+                asyncssh.DisconnectError,
+                asyncio.IncompleteReadError,
+                ConnectionError,
+            ) as error:
                 reason = error
                 link.forget_sftp()
             except TimeoutError as error:

@@ -23,7 +23,7 @@ NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 
 RUN = """
 [ -d "$1/state" ] || { echo "regrow: no machine $1" >&2; exit 121; }
-[ -z "$4" ] || : > "$1/elevated"
+[ -z "$4" ] || [ -e "$1/elevated" ] || : > "$1/elevated"
 cd "$2" 2>/dev/null || cd "$1"
 export REGROW_MACHINE="$3"
 shift 4
@@ -127,7 +127,7 @@ alive() {  # pid and when it was started, since pids are used again
   fi
 }
 running() {
-  for pid in $(grep -lF "REGROW_MACHINE=$id" /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3); do
+  for pid in $(grep "$match" "REGROW_MACHINE=$id" /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3); do
     [ "$pid" = $$ ] || echo "$pid"
   done
   for file in "$folder"/state/commands/*.pid; do  # of commands that cleared their environment
@@ -136,6 +136,8 @@ running() {
     fi
   done
 }
+match=-lF  # busybox may not know records that end in NUL
+if printf 'x\\0' | grep -qzxF x 2>/dev/null; then match=-lzxF; fi
 term=TERM
 rounds=0
 while pids=$(running); [ -n "$pids" ] && [ "$rounds" -lt 150 ]; do
