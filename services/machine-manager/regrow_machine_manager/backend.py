@@ -96,12 +96,15 @@ class Backend(ABC, Generic[I]):
         image: class of its images.
         anywhere: its machines are reached from every node, not only from where they were made.
         at_once: calls of `exec` that the backend takes at a time per machine; more wait.
+        holds: a call of `exec` may last as long as a command does: it takes no place of others, and what it runs is a
+            session of its own that goes on when the manager dies.
     """
 
     name: ClassVar[str]
     image: ClassVar[type[Any]]
     anywhere: ClassVar[bool] = False
     at_once: ClassVar[int] = 64
+    holds: ClassVar[bool] = False
 
     def __init__(self, node: Node) -> None:
         self.node = node
@@ -183,6 +186,10 @@ class Backend(ABC, Generic[I]):
     def env(self, data: Data) -> dict[str, str]:
         """Variables of every command: its image's."""
         return dict(data.get("env", {}))
+
+    def prefix(self, data: Data) -> list[str]:
+        """A program, with its arguments, that runs every command given to it after them: to set limits."""
+        return []
 
     # What some have ---------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,327 @@
+"""What runs on a machine, in POSIX sh (dash, busybox and bash know it), so that commands survive their caller.
+
+Files of the command `ID`, in the folder `commands` of the machine's state:
+
+- `ID.pid`: `pid start time user runner`: of the command's process and when it began, in ticks and in seconds. Made
+  with `set -C`, so that only one can make it: who makes it runs the command, and `kill` makes it (`killed`) when the
+  command shall never run. Times are the machine's uptime.
+- `ID.out`, `ID.err`: what it wrote, up to the cap.
+- `ID.n1`, `ID.n2`: bytes of each in all, with what is beyond the cap. A number stands there when the output is whole:
+  when everything that holds it has closed it.
+- `ID.exit`: `code time`, one line: whole when it ends in a newline.
+- `ID.killed`: why it was killed, `kill` or `timeout`.
+- `ID.in.N`: its input, until it ended.
+- `ID.gone`: it ran, and its files have been removed.
+
+The command is a session and process group of its own, apart from the shells that keep its outputs and its exit code,
+which are another session: what the command does to its own group does not hurt them. Nothing of a command is ever put
+into the text of a script: all travels in arguments.
+"""
+
+from __future__ import annotations
+
+WAIT = 1
+"""Seconds that `START` waits for a command's end, at most; text, since it stands in an argument."""
+
+INLINE = 65536
+"""Bytes of each output that `START` prints of a command that ended while it waited."""
+
+# `now` sets rg_now; `status ID` prints what is known of a command, one line:
+#   none | gone | starting | dead START NOW | run START NOW WHY | exit CODE START END NOW N1 N2 WHY
+# (N1, N2: bytes of each output in all, `-` while something holds it open).
+# Builtins only: a process costs nearly a millisecond.
+_COMMON = r"""
+now() { read -r rg_now rg_x </proc/uptime || rg_now=$(date +%s); } 2>/dev/null
+alive() {
+    if [ -d /proc/self ]; then
+        read -r rg_x <"/proc/$1/stat" || return 1
+        rg_s=$2
+        rg_x=${rg_x##*) }
+        set -- $rg_x
+        [ "${20}" = "$rg_s" ]
+    else
+        kill -0 "$1"
+    fi
+} 2>/dev/null
+total() {
+    rg_n=-
+    [ ! -e "$1" ] || read -r rg_n <"$1" || rg_n=-
+}
+status() {
+    now
+    rg_why=-
+    [ ! -e "$1.killed" ] || read -r rg_why <"$1.killed" || rg_why=kill
+    if [ -e "$1.gone" ]; then
+        echo gone
+    elif [ ! -e "$1.pid" ]; then
+        echo none
+    elif ! read -r rg_pid rg_start rg_t rg_user rg_x <"$1.pid"; then
+        echo starting
+    elif [ "$rg_pid" = killed ]; then
+        echo "exit 143 0 0 0 0 0 kill"
+    elif [ -e "$1.exit" ] && read -r rg_code rg_end <"$1.exit"; then
+        total "$1.n1"
+        rg_n1=$rg_n
+        total "$1.n2"
+        echo "exit $rg_code $rg_t $rg_end $rg_now $rg_n1 $rg_n $rg_why"
+    elif alive "$rg_pid" "$rg_start"; then
+        echo "run $rg_t $rg_now $rg_why"
+    else
+        echo "dead $rg_t $rg_now"
+    fi
+}
+enter() {
+    cd "$1/commands" 2>/dev/null && return
+    mkdir -p "$1/commands" && cd "$1/commands" && { chmod 1777 . 2>/dev/null || :; }
+}
+"""
+
+# A nested pipeline: the inner left end keeps the exit code of the command, the two right ends its outputs: `tee` writes
+# at once what comes, and goes on when a limit cuts its file, so that `wc` counts all (`head` writes in blocks, and some
+# read more than they write; `dd` counts blocks).
+# The shell that runs the pipeline only waits for it and tells how it ended: it may be killed.
+_RUN = r"""
+keep() {
+    umask 077
+    (
+        trap '' XFSZ
+        ulimit -f $(((rg_cap + 511) / 512))
+        exec tee "$1" 2>/dev/null
+    ) | wc -c >"$2" 2>/dev/null
+}
+run() {
+    rg_id=$1 rg_cap=$2 rg_in=$3 rg_user=$4 rg_dir=$5 rg_ack=$6
+    shift 6
+    rg_setsid=/usr/bin/setsid
+    [ -x "$rg_setsid" ] || rg_setsid=$(command -v setsid)
+    now
+    exec 9>&1
+    { {
+        exec 7>&2 2>/dev/null
+        [ -n "$rg_setsid" ] || set -m
+        (
+            read -r rg_pid _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ rg_start rg_x </proc/self/stat ||
+                rg_pid=$(exec sh -c 'echo $PPID')
+            set -C
+            echo "$rg_pid ${rg_start:-0} $rg_now $rg_user $$" >"$rg_id.pid" || exit 125
+            set +C
+            trap : PIPE
+            [ -z "$rg_ack" ] || echo "started $$" >&9
+            exec 2>&7 7>&- 8>&- 9>&-
+            cd "$rg_dir" || exit 126
+            while [ "$1" != -- ]; do
+                export "$1"
+                shift
+            done
+            shift
+            exec $rg_setsid "$@"
+        ) <"$rg_in"
+        rg_code=$?
+        now
+        read -r rg_x rg_x rg_x rg_x rg_x <"$rg_id.pid" && [ "$rg_x" = "$$" ] && echo "$rg_code $rg_now" >"$rg_id.exit"
+        [ "$rg_in" = /dev/null ] || rm -f "$rg_in"
+    } 2>&1 1>&8 | keep "$rg_id.err" "$rg_id.n2" 8>&- 9>&-; } 8>&1 | keep "$rg_id.out" "$rg_id.n1" 9>&-
+    status "$rg_id"
+}
+input() {
+    rg_in=/dev/null
+    [ "$2" != 0 ] || return 0
+    rg_in=$1.in.$$
+    (
+        umask 077
+        cat >"$rg_in"
+    )
+    rg_n=$(wc -c <"$rg_in")
+    [ "$rg_n" -eq "$2" ] && return
+    rm -f "$rg_in"
+    echo "the input came incomplete" >&2
+    exit 1
+}
+"""
+
+HERE = (
+    _COMMON
+    + _RUN
+    + r"""
+enter "$1" || exit 1
+shift
+if [ -e "$1.pid" ] || [ -e "$1.gone" ]; then
+    status "$1"
+    exit
+fi
+input "$1" "$3"
+rg_1=$1 rg_2=$2 rg_4=$4 rg_5=$5
+shift 5
+run "$rg_1" "$rg_2" "$rg_in" "$rg_4" "$rg_5" "" "$@"
+"""
+)
+"""Run a command in this shell, which is a session of its own and stays as long as the command does; print its status.
+
+Arguments: state folder, id, cap (at least 1), bytes of its input, user, folder, NAME=VALUE …, --, program and arguments.
+"""
+
+_DETACHED = _COMMON + _RUN + 'run "$@"\n'
+
+START = (
+    _COMMON
+    + _RUN
+    + r"""
+rg_wait=$1
+rg_text=$2
+enter "$3" || exit 1
+shift 3
+rg_id=$1
+if [ ! -e "$1.pid" ] && [ ! -e "$1.gone" ]; then
+    input "$1" "$3"
+    rg_2=$2 rg_4=$4 rg_5=$5
+    shift 5
+    rg_setsid=/usr/bin/setsid
+    [ -x "$rg_setsid" ] || rg_setsid=$(command -v setsid)
+    exec 4>&2 2>/dev/null
+    {
+        if [ "$rg_wait" != 0 ]; then
+            (
+                exec 4>&-
+                sleep "$rg_wait"
+                echo
+            ) &
+        fi
+        [ -n "$rg_setsid" ] || set -m
+        exec $rg_setsid sh -c "$rg_text" sh "$rg_id" "$rg_2" "$rg_in" "$rg_4" "$rg_5" 1 "$@" </dev/null 4>&-
+    } | {
+        read -r rg_x rg_pid
+        if [ "$rg_x" = started ]; then
+            [ "$rg_wait" = 0 ] || read -r rg_x rg_y
+            [ "$rg_x" = exit ] || kill -KILL "$rg_pid"
+        fi
+    }
+    exec 2>&4 4>&-
+fi
+rg_x=$(status "$rg_id")
+echo "$rg_x"
+case $rg_x in exit*)
+    [ ! -s "$rg_id.out" ] || head -c 65536 "$rg_id.out"
+    [ ! -s "$rg_id.err" ] || head -c 65536 "$rg_id.err" >&2
+    ;;
+esac
+exit 0
+"""
+)
+"""Start a command, detached; print its status, and its outputs' beginnings when it ended meanwhile.
+
+Arguments: seconds to wait for its end (0: none), the text to run detached, then as for `HERE`.
+"""
+
+DETACHED = _DETACHED
+"""The text to run detached."""
+
+POLL = (
+    _COMMON
+    + r"""
+cd "$1/commands" || exit 1
+shift
+for rg_id; do
+    rg_a=- rg_b=-
+    case $rg_id in +*)
+        rg_id=${rg_id#+}
+        [ ! -e "$rg_id.out" ] || rg_a=$(wc -c <"$rg_id.out")
+        [ ! -e "$rg_id.err" ] || rg_b=$(wc -c <"$rg_id.err")
+        ;;
+    esac
+    rg_x=$(status "$rg_id")
+    echo $rg_a $rg_b $rg_x
+done
+"""
+)
+"""Print sizes of the outputs (`-`: not looked at) and the status of commands, a line each.
+
+Arguments: state folder, ids; one with `+` before it wants the sizes.
+"""
+
+KILL = (
+    _COMMON
+    + r"""
+enter "$1" || exit 1
+if [ ! -e "$2.pid" ] && [ ! -e "$2.gone" ]; then
+    (
+        umask 022
+        set -C
+        echo "killed 0 0 - -" >"$2.pid"
+    ) 2>/dev/null && {
+        echo "left 0"
+        exit
+    }
+fi
+read -r rg_pid rg_start rg_x rg_user rg_x <"$2.pid" 2>/dev/null || {
+    if [ -e "$2.gone" ]; then echo "left 0"; else echo "starting"; fi
+    exit
+}
+if [ "$rg_pid" = killed ] || { [ -e "/proc/$rg_pid/stat" ] && ! alive "$rg_pid" "$rg_start"; }; then
+    echo "left 0"
+    exit
+fi
+if [ -e "/proc/$rg_pid/stat" ] && ! kill -0 "$rg_pid" 2>/dev/null && alive "$rg_pid" "$rg_start"; then
+    echo "denied $rg_user"
+    exit
+fi
+[ "$3" = 0 ] || [ -e "$2.exit" ] || [ -e "$2.killed" ] || echo "$4" >"$2.killed"
+rg_left=0
+rg_others=
+for rg_f in /proc/[0-9]*/stat; do
+    read -r rg_x <"$rg_f" || continue
+    rg_f=${rg_f#/proc/}
+    rg_x=${rg_x##*) }
+    set -- "$1" "$2" "$3" $rg_x
+    [ "$4" != Z ] || continue
+    if [ "$6" = "$rg_pid" ]; then
+        rg_left=$((rg_left + 1))
+    elif [ "$7" = "$rg_pid" ]; then
+        rg_left=$((rg_left + 1))
+        rg_others="$rg_others ${rg_f%/stat}"
+    fi
+done 2>/dev/null
+[ -d /proc/self ] || ! kill -0 -- "-$rg_pid" 2>/dev/null || rg_left=1
+if [ "$3" != 0 ] && [ "$rg_left" != 0 ]; then
+    kill -s "$3" -- "-$rg_pid" $rg_others 2>/dev/null
+fi
+echo "left $rg_left"
+"""
+)
+"""Send a signal to all of a command's processes, and print how many there were; one not started yet never will be.
+
+Arguments: state folder, id, signal (0: none), why.
+Prints `left N`, `starting`, or `denied USER`: only that user may.
+"""
+
+PRUNE = (
+    _COMMON
+    + r"""
+cd "$1/commands" 2>/dev/null || exit 0
+rg_older=$2
+now
+rg_now=${rg_now%.*}
+set --
+for rg_f in *.exit; do
+    rg_id=${rg_f%.exit}
+    read -r rg_code rg_end <"$rg_f" 2>/dev/null || continue
+    rg_end=${rg_end%.*}
+    [ "$rg_end" -le "$rg_now" ] || rg_end=0
+    [ $((rg_now - rg_end)) -ge "$rg_older" ] || continue
+    if [ ! -w "$rg_f" ]; then
+        read -r rg_x rg_x rg_x rg_user rg_x <"$rg_id.pid" && echo "denied $rg_user"
+        continue
+    fi
+    (umask 022; : >"$rg_id.gone") || continue
+    set -- "$@" "$rg_id.out" "$rg_id.err" "$rg_id.n1" "$rg_id.n2" "$rg_id.killed" "$rg_id.exit" "$rg_id.pid"
+    if [ $# -ge 1400 ]; then
+        rm -f "$@"
+        set --
+    fi
+done
+[ $# = 0 ] || rm -f "$@"
+"""
+)
+"""Remove what is kept of commands that ended at least so many seconds ago; prints `denied USER` for those of others.
+
+Arguments: state folder, seconds (an integer).
+"""
