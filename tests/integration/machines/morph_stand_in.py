@@ -24,9 +24,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-import psutil
 import pytest
-from ssh_server import Login, SSHServer, keygen, need_sshd, until
+from ssh_server import Login, SSHServer, keygen, kill_all, need_sshd
 
 KEY = "morph-key-of-the-tests"
 SPEC = {"vcpus": 1, "memory": 1024, "disk_size": 8192}
@@ -140,12 +139,7 @@ class Morph:
 
     def end(self, name: str) -> None:
         """Stop an instance."""
-        uid = pwd.getpwnam(name).pw_uid
-        for process in psutil.process_iter(["uids"]):
-            if process.info["uids"] and process.info["uids"].real == uid:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
-        until(lambda: not _running(uid), "the end of an instance's processes")
+        kill_all(pwd.getpwnam(name).pw_uid)
         subprocess.run(["userdel", "-f", name], check=False, capture_output=True)
         subprocess.run(["groupdel", name], check=False, capture_output=True)
         (self.folder / "keys" / f"{name}.pub").unlink(missing_ok=True)
@@ -212,10 +206,6 @@ class Morph:
     def _copy(self, source: str, target: str) -> None:
         disks = self.folder / "disks"
         subprocess.run(["cp", "-a", str(disks / source), str(disks / target)], check=True)
-
-
-def _running(uid: int) -> bool:
-    return any(p.info["uids"] and p.info["uids"].real == uid for p in psutil.process_iter(["uids"]))
 
 
 def _matches(found: dict[str, Any], query: dict[str, str]) -> bool:

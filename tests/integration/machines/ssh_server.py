@@ -52,6 +52,22 @@ def keygen(path: Path) -> Path:
     return path
 
 
+def running(uid: int) -> list[psutil.Process]:
+    """The processes of a user, without those that have ended and that nobody waited for yet."""
+    found = psutil.process_iter(["uids", "status"])
+    return [
+        p for p in found if p.info["uids"] and p.info["uids"].real == uid and p.info["status"] != psutil.STATUS_ZOMBIE
+    ]
+
+
+def kill_all(uid: int) -> None:
+    """End all processes of a user that was made for the tests."""
+    for process in running(uid):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    until(lambda: not running(uid), "the end of a user's processes")
+
+
 @dataclass
 class Login:
     """Who logs in.
@@ -76,7 +92,7 @@ class Login:
 
     def processes(self) -> list[psutil.Process]:
         """All that runs as this user."""
-        return [p for p in psutil.process_iter(["uids"]) if p.info["uids"] and p.info["uids"].real == self.uid]
+        return running(self.uid)
 
 
 @contextlib.contextmanager
@@ -103,10 +119,7 @@ def make_login() -> Iterator[Login]:
         login = Login(name, home, folder, key, own)
         yield login
         if own:
-            for process in login.processes():
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
-            until(lambda: not login.processes(), "the end of the login's processes")
+            kill_all(login.uid)
     finally:
         if own:
             subprocess.run(["userdel", "-f", name], check=False, capture_output=True)

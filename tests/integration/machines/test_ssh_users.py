@@ -15,7 +15,7 @@ from regrow_machine_manager.backend import Data, MachineFailed, MachineLost, Nod
 from regrow_machine_manager.backends.ssh import SSHBackend
 from regrow_machine_manager.paths import OutsideRoot
 from regrow_protocol.ids import new_id
-from ssh_server import Login, SSHServer, make_login
+from ssh_server import Login, SSHServer, make_login, running
 
 
 @pytest.fixture(scope="module")
@@ -113,11 +113,11 @@ async def test_what_others_made_is_copied_and_removed(backend: SSHBackend, serve
         assert (Path(copy["workdir"]) / "closed").stat().st_uid == 0
     await backend.drop(kept)
     assert not Path(kept["folder"]).exists()
-    assert Path(f"/proc/{pid}").exists()
+    assert pid in [process.pid for process in running(0)]
     for made in (data, restored, fork):
         await backend.stop(made)
         assert not Path(made["folder"]).exists()
-    assert not Path(f"/proc/{pid}").exists()
+    assert pid not in [process.pid for process in running(0)]
     with pytest.raises(MachineLost):
         await backend.exec(data, ["true"], user="root")
 
