@@ -52,7 +52,7 @@ _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:-]{0,63}")
 
 
 class CommandLost(RegrowError):
-    """The machine lost a running command, by a reboot or the end of what keeps its exit code: its outcome is unknown."""
+    """The machine lost a command, by a reboot or the end of what keeps its exit code: its outcome is unknown."""
 
     code = "command-lost"
 

@@ -157,7 +157,8 @@ run "$rg_1" "$rg_2" "$rg_in" "$rg_4" "$rg_5" "" "$@"
 )
 """Run a command in this shell, which is a session of its own and stays as long as the command does; print its status.
 
-Arguments: state folder, id, cap (at least 1), bytes of its input, user, folder, NAME=VALUE …, --, program and arguments.
+Arguments: state folder, id, cap (at least 1), bytes of its input, user, folder, NAME=VALUE …, --, program and its
+arguments.
 """
 
 _DETACHED = _COMMON + _RUN + 'run "$@"\n'

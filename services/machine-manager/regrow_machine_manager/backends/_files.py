@@ -12,7 +12,7 @@ import secrets
 import shutil
 import stat
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,11 +26,11 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
 @contextmanager
-def _opened(root: Path, path: str, flags: int) -> Iterator[int]:
+def _opened(root: Path, path: str, flags: int) -> Generator[int]:
     """What `path` leads to, open, when that is inside `root`."""
     fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
     try:
-        real = os.readlink(f"/proc/self/fd/{fd}")
+        real = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115 - text
         top = os.path.realpath(root)
         if real != top and not real.startswith(top.rstrip("/") + "/"):
             raise OutsideRoot(f"{path!r} leads out of the machine's folder {root}", hint="through a link")
@@ -73,7 +73,7 @@ def write(root: Path, path: str, content: bytes, mode: int | None, owner: Accoun
     folder, name = os.path.split(path)
     for _ in range(8):
         try:
-            target = os.readlink(path)
+            target = os.readlink(path)  # noqa: PTH115 - text
         except OSError:
             break  # it is no link, or not there
         path = os.path.normpath(os.path.join(folder, target))  # noqa: PTH118 - a path of the machine
@@ -152,7 +152,7 @@ def remove(path: Path) -> None:
     def open_up(_: object, name: str, error: object) -> None:
         if isinstance(error, tuple) and isinstance(error[1], PermissionError):
             Path(name).parent.chmod(0o700)
-            os.unlink(name)
+            Path(name).unlink()
             return
         raise MachineFailed(f"{name} cannot be removed: {error}")
 

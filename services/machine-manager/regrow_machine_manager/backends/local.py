@@ -9,6 +9,7 @@ made is made aside, in `.making.…`, and renamed when it is whole.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import pwd
@@ -45,10 +46,7 @@ class LocalBackend(Backend[LocalImage]):
 
     async def restore(self, machine: str, image: LocalImage, kept: Data, *, load: Mapping[str, int]) -> Spawned:
         del load
-        copy = Path(kept["folder"])
-        if not copy.is_dir():
-            raise MachineFailed(f"The snapshot in {copy} is gone", hint="was it dropped?")
-        return await asyncio.to_thread(self._make, machine, image, copy)
+        return await asyncio.to_thread(self._make, machine, image, Path(kept["folder"]))
 
     async def fork(self, data: Data, machines: list[str], image: LocalImage) -> list[Spawned]:
         self._there(data)
@@ -188,7 +186,7 @@ class LocalBackend(Backend[LocalImage]):
         return Port("127.0.0.1", port)
 
     def shell(self, data: Data) -> list[str]:
-        name = data["user"]
+        account = _account(data["user"])
         variables = [f"{key}={value}" for key, value in data["env"].items()]
         inner = ["env", f"{_MARK}={data['machine']}", *variables, "sh", "-c", 'cd "$1" && exec "${SHELL:-/bin/sh}"']
         switch = (
@@ -305,7 +303,5 @@ def _marked(machine: str) -> set[int]:
 
 
 def _signal(pid: int, number: int) -> None:
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        pass
