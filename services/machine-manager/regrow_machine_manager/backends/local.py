@@ -189,9 +189,7 @@ class LocalBackend(Backend[LocalImage]):
         account = _account(data["user"])
         variables = [f"{key}={value}" for key, value in data["env"].items()]
         inner = ["env", f"{_MARK}={data['machine']}", *variables, "sh", "-c", 'cd "$1" && exec "${SHELL:-/bin/sh}"']
-        switch = (
-            ["setpriv", f"--reuid={name}", f"--regid={_account(name)[1]}", "--init-groups"] if _account(name) else []
-        )
+        switch = ["setpriv", f"--reuid={account[0]}", f"--regid={account[1]}", "--init-groups"] if account else []
         return [*switch, *inner, "sh", data["work"]]
 
     # Keeping ----------------------------------------------------------------------------------------------------------
