@@ -78,11 +78,21 @@ class Handling:
             raise
         except msgspec.MsgspecError as error:
             return Answer(error=Failure("InvalidArguments", f"{command.name}: {error}", "invalid-arguments", False))
-        except (RegrowError, OSError) as error:
-            return Answer(error=failure(error, retryable=isinstance(error, _RETRYABLE)))
         except Exception as error:  # noqa: BLE001 - somebody else's backend: its caller must hear of it
-            self._log.exception("a command failed", command=command.id, what=command.name, machine=target)
-            return Answer(error=failure(error))
+            return Answer(error=self._failure(command, target, error))
+
+    def _failure(self, command: Command, target: str, error: Exception) -> Failure:
+        record = self._here.records.live(target)
+        if command.name not in ("stop", "drop") and (record is None or record.state == "stopping"):
+            # whatever a backend says of a machine that is taken from under its hands
+            lost = (
+                error if isinstance(error, MachineLost) else MachineLost(f"The machine {target} was stopped meanwhile")
+            )
+            return failure(lost, retryable=False)
+        if isinstance(error, RegrowError | OSError):
+            return failure(error, retryable=isinstance(error, _RETRYABLE))
+        self._log.error("a command failed", command=command.id, what=command.name, machine=target, exc_info=error)
+        return failure(error)
 
     async def _do(self, command: Command, target: str) -> Answer:
         if command.name == "drop":

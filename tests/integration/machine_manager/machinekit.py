@@ -210,7 +210,8 @@ class Fleet:
 
     def settings(self, node: str = "n1", *options: str) -> ManagerSettings:
         """Of a manager of `node`."""
-        return parse(self.argv(node, *options), {})
+        environ = {name: value for name, value in os.environ.items() if name.startswith("REGROW_MACHINE")}
+        return parse(self.argv(node, *options), environ)
 
     def argv(self, node: str, *options: str) -> list[str]:
         """Options of a manager of `node`."""

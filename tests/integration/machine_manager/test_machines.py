@@ -22,6 +22,7 @@ from regrow_protocol.machines import (
     MachineRef,
     Nothing,
     Pack,
+    Port,
     Read,
     Snapshot,
     Unpack,
@@ -187,8 +188,15 @@ async def test_what_cannot_be_done_is_answered_so(fleet: Fleet) -> None:
         ref = await caller.create()
         with pytest.raises(Refused, match="invalid-arguments"):
             await caller.ask(ref, "exec", Nothing())
-        with pytest.raises(Refused, match="unsupported"):
-            await caller.ask(ref, "expose", Expose(80))
+        with pytest.raises(Refused, match="command-refused"):
+            await caller.exec(ref, "true", env={"no name": "x"})
+
+
+async def test_a_port_is_exposed(fleet: Fleet) -> None:
+    """Of a local machine: where it is."""
+    caller = await fleet.caller()
+    async with fleet.inside():
+        assert (await caller.ask(await caller.create(), "expose", Expose(8080), Port)).port == 8080
 
 
 async def test_a_description_says_what_is_known(fleet: Fleet) -> None:
