@@ -23,7 +23,7 @@ from .clock import Clock
 from .codec import from_raw, to_raw
 from .errors import CallFailed, InvalidArguments, ProcessNotFound, execution_failed, raised
 from .handle import Event
-from .process import failure_in
+from .outcomes import failure_in
 
 log = logging.getLogger("regrow.client")
 

@@ -188,9 +188,9 @@ def _sent(process: Process, seq: int) -> Iterator[Sent]:
 
 def _state(process: Process) -> State:
     due = {n: timer.when() for n, timer in process.timers.items()}
-    children = {child.op.n: child.pid for child in process.children.values() if not child.ended}
+    children = {child.op.n: child.pid for child in process.relations.children.values() if not child.ended}
     waiting: list[Waiting] = []
-    for n in sorted({*process.steps, *process._calls, *due, *children}):
+    for n in sorted({*process.steps, *process.relations.calls, *due, *children}):
         op, line = (process.trace or {}).get(n, (None, ""))
         if op is not None:
             waiting.append(Waiting(n, op.kind, op.name, children.get(n, ""), due.get(n, 0.0), line))

@@ -18,6 +18,7 @@ import random
 import sys
 from array import array
 from collections.abc import Awaitable, Callable, Coroutine
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
@@ -31,12 +32,11 @@ from regrow_protocol.messages import Failure, Op, Ref
 
 from . import endpoints
 from .codec import NULL, from_raw, to_raw
-from .commanding import Asked, Commands, Feed
+from .commanding import Asked, Feed
 from .definition import ProcessType
 from .divergence import Diverged
 from .errors import (
     CallFailed,
-    EventNotSeen,
     InvalidArguments,
     ProcessEnded,
     ProcessGone,
@@ -44,11 +44,12 @@ from .errors import (
     failure_of,
     sendable_text,
 )
-from .forking import FORKED, Copying, severed_record
+from .forking import Copying
 from .handle import EventFeed, ProcessHandle
 from .loop import DeterministicLoop, DeterministicTimer
-from .machines.keepsakes import Keepsakes
-from .operations import Child, Env, Output, Pending, Step, StepPolicy, source_line
+from .operations import Env, Output, Pending, Step, StepPolicy, source_line
+from .outcomes import failure_data, outcome_of
+from .relations import Relations
 from .requests import Requests
 from .restart import RestartBody
 
@@ -60,7 +61,7 @@ class Process:
         id: its id.
         pid: the id that its program sees: while a copied history is applied, that of the process it was recorded for.
         copying: what is left of a copied history (`forking`).
-        severed: pids of children that belong to the process whose history was copied.
+        relations: what it has asked of others.
         applied: sequence of the last input applied.
         clock: seconds since 1970; max(its last time, the input's recorded time, the timer's due time).
         steps: running steps by operation number.
@@ -74,7 +75,6 @@ class Process:
         self.env = env
         self.pid = self.id = pid
         self.copying: Copying | None = None
-        self.severed: frozenset[str] = frozenset()
         self.applied = 0
         self.inputs = 0
         self.inputs_since_start = 0
@@ -110,16 +110,7 @@ class Process:
         self.events: list[m.EventRecord] = []
         self._events_before = 0
         self._watchers: dict[Ref, None] = {}
-        self._calls: dict[int, Pending] = {}
-        self._commands = Commands(self)
-        self._keepsakes = Keepsakes(self)
-        self.children: dict[str, Child] = {}
-        self._open: dict[int, Child] = {}
-        self._uncancelled: dict[int, Child] = {}
-        self._fresh: dict[str, Output] = {}
-        self._feeds: dict[str, EventFeed] = {}
-        self._watch_ops: dict[int, str] = {}
-        self._request_numbers: dict[str, int] = {}
+        self.relations = Relations(self)
         self.endpoints = endpoints.Endpoints(self)
         self._outcome: tuple[m.Status, Raw, Failure | None] | None = None
         self._waiting: dict[asyncio.Future[Any], None] = {}
@@ -147,8 +138,7 @@ class Process:
         self.inputs_since_start += 1
         self.clock = max(self.clock, message.at if message.at is not None else time, message.clock or 0.0)
         self._recorded = message.at if message.at is not None else time
-        if self._fresh:
-            self._fresh.clear()
+        self.relations.new_input()
         self._take(message, seq)
         self._turn()
         if self.copying is not None:
@@ -186,14 +176,14 @@ class Process:
             self._close_endpoints()
         while not self.loop.tasks and self.loop.close_generators():
             self._drain()
-        self._cancel_children("its parent has ended")
-        if not self.loop.tasks and not self._open and not self._kept_back():
+        self.relations.cancel_children("its parent has ended")
+        if not self.loop.tasks and not self.relations.open and not self._kept_back():
             self._finish()
 
     def _kept_back(self) -> bool:
         """A failed process waits for the snapshots of its machines."""
         failed = self._outcome is not None and self._outcome[0] == "failed" and not self._lost_at
-        return failed and self._keepsakes.pending()
+        return failed and self.relations.keepsakes.pending()
 
     def _cancel_tasks(self) -> None:
         for task in self.loop.tasks:
@@ -293,15 +283,11 @@ class Process:
         self._stop_body("timed out")
 
     def _stop_body(self, reason: str) -> None:
-        self._cancel_children(reason)
+        self.relations.cancel_children(reason)
         if self._main is not None:
             self._main.cancel()
         elif self.restart is not None:
             self.restart.cancel()
-
-    def _cancel_children(self, reason: str) -> None:
-        for child in list(self._uncancelled.values()):
-            self.cancel(child.pid, reason)
 
     def decide(self, status: m.Status, value: Raw, failure: Failure | None) -> None:
         """Fix the outcome; the first decision counts."""
@@ -334,9 +320,11 @@ class Process:
         if self._lost_at:
             self._start_again()
             return
-        if failure is not None and self._keepsakes.snapshots:
-            failure = msgspec.structs.replace(failure, snapshots=self._keepsakes.snapshots)
-        data = value if status == "done" else to_raw(_failure_data(failure)) if status == "failed" else NULL
+        data = value if status == "done" else NULL
+        if status == "failed":
+            assert failure is not None
+            failure = msgspec.structs.replace(failure, snapshots=self.relations.keepsakes.snapshots)
+            data = to_raw(failure_data(failure))
         self.announce(status, data, meta=self._meta(), final=True)
         if self.start.parent is not None and self.start.op is not None:
             parent = self.start.parent
@@ -393,9 +381,7 @@ class Process:
 
     def _drop_local(self) -> None:
         """Wait for nothing any more."""
-        self._calls.clear()
-        self._commands.clear()
-        self._watch_ops.clear()
+        self.relations.drop()
         self.dropped_local.extend([*self.steps, *self.timers])
         self.steps.clear()
         self.timers.clear()
@@ -439,18 +425,11 @@ class Process:
         self.gone = True
         self.loop.forget()
         self.endpoints.forget()
-        self._commands.forget()
-        self._keepsakes.forget()
+        self.relations.forget()
         if self.restart is not None:
             self.restart.forget()
-        for feed in self._feeds.values():
-            feed.forget()
         self._main = None
         self._waiting.clear()
-        self.children.clear()
-        self._open.clear()
-        self._uncancelled.clear()
-        self._calls.clear()
 
     def _close_loop(self) -> None:
         """End what the body left behind, under a marker that refuses every operation."""
@@ -483,11 +462,6 @@ class Process:
     def send(self, pid: str, message: m.Message, n: int = 0) -> None:
         """Into the inbox of a process."""
         self.outputs.append(Output("inbox", pid, message, n or self.number()))
-
-    def request(self, pid: str) -> int:
-        """The number of the next request to `pid`."""
-        k = self._request_numbers[pid] = self._request_numbers.get(pid, 0) + 1
-        return k
 
     def announce(
         self, type_: str, data: Raw, *, source: str | None = None, meta: m.ProcessMeta | None = None,
@@ -540,15 +514,12 @@ class Process:
         if (step := self.steps.pop(n, None)) is not None:
             self.dropped_local.append(n)
             step.pending.settle(message.value, message.error)
-        elif (call := self._calls.pop(n, None)) is not None:
-            if message.op.kind == "command":
-                self._keepsakes.answered(message.op, message.value)
-                self._commands.settled(n)
-            call.settle(message.value, message.error)
+        else:
+            self.relations.answered(message)
 
     def _on_chunk(self, message: m.Chunk) -> None:
         if self._fits(message.incarnation, message.op, "piece of an answer"):
-            self._commands.chunk(message)
+            self.relations.commands.chunk(message)
 
     def _on_timer(self, message: m.Timer) -> None:
         if not self._fits(message.incarnation, message.op, "timer"):
@@ -562,16 +533,11 @@ class Process:
     def _on_child(self, message: m.Child) -> None:
         if not self._fits(message.incarnation, message.op, "child's end"):
             return
-        child = self._open.pop(message.op.n, None)
-        if child is not None:
-            self._uncancelled.pop(message.op.n, None)
-            child.end(message)
-            if not child.feed_wanted:
-                self.children.pop(child.pid, None)
+        self.relations.child_ended(message)
 
     def _on_event(self, message: m.Event) -> None:
-        if message.incarnation == self.incarnation and (pid := self._watch_ops.get(message.n)) is not None:
-            self._feeds[pid].push(message.event)
+        if message.incarnation == self.incarnation:
+            self.relations.event(message)
 
     def _on_watch(self, message: m.Watch) -> None:
         watcher = message.by
@@ -627,29 +593,14 @@ class Process:
         raw, image = type_.bind(args, kwargs)
         op = self.operation("spawn", type_.name, raw)
         pid = ids.derived_id(ids.PROCESS, f"{self.pid}.{self.incarnation}.{op.n}", self.clock)
-        child = self.spawn_raw(
-            pid, type_.name, raw, op, Pending(op, self.loop.create_future(), type_.signature.result, pid), image
-        )
-        return ProcessHandle(child.pid)
-
-    def spawn_raw(self, pid: str, type_name: str, raw: Raw, op: Op, pending: Any, image: Image | None = None) -> Child:
-        """Start a child and keep account of it."""
-        assert self.start is not None
-        child = Child(pid, op, pending)
-        self.children[pid] = child
-        self._open[op.n] = self._uncancelled[op.n] = child
-        start = m.Start(
-            type=type_name, args=raw, build=self.build, parent=Ref(self.pid, self.incarnation, op.n),
-            root=self.start.root or self.pid, op=op, machine=image,
-        )  # fmt: skip
-        output = self._fresh[pid] = Output("inbox", pid, start, op.n)
-        self.outputs.append(output)
-        return child
+        pending = Pending(op, self.loop.create_future(), type_.signature.result, pid)
+        self.relations.start_child(pid, type_.name, raw, op, pending, image)
+        return ProcessHandle(pid)
 
     async def run_child(self, type_: ProcessType[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a child as a call; if the caller is cancelled, so is the child."""
         handle = self.spawn(type_, args, kwargs)
-        child = self.children[handle.pid]
+        child = self.relations.children[handle.pid]
         child.feed_wanted = False
         try:
             return await child.pending.future
@@ -662,48 +613,23 @@ class Process:
         raw = to_raw(kwargs, f"An argument of {endpoint}()")
         op = self.operation("call", endpoint, raw)
         pending = Pending(op, self.loop.create_future(), Any, CallFailed)
-        if pid in self.severed:
-            pending.settle(UNSET, FORKED)
-            return pending.future
-        self.call_raw(pid, endpoint, raw, op, pending, wait=wait)
+        self.relations.call(pid, endpoint, raw, op, pending, wait=wait)
         return pending.future
-
-    def call_raw(self, pid: str, endpoint: str, raw: Raw, op: Op, pending: Any, *, wait: bool) -> None:
-        """Send a call and keep account of it."""
-        self._calls[op.n] = pending
-        by = Ref(self.pid, self.incarnation, op.n)
-        self.send(pid, m.Call(endpoint=endpoint, args=raw, op=op, by=by, k=self.request(pid), wait=wait), op.n)
 
     def command(
         self, name: str, subject: str, args: Struct, type_: Any, base: type[RegrowError], feed: Feed | None = None
     ) -> Asked:
         """Ask a service for something; its answer is of `type_`, a failure is raised as `base`."""
         future = self.loop.create_future()
-        op = self.command_raw(name, subject, Raw(m.encode(args)), lambda op: Pending(op, future, type_, base))
+        pending = partial(Pending, future=future, type_=type_, base=base)
+        op = self.relations.command(name, subject, Raw(m.encode(args)), pending)
         if feed is not None:
-            self.feed_command(op, feed)
+            self.relations.commands.feed(op.n, feed)
         return Asked(f"{self.pid}.{self.incarnation}.{op.n}", future)
-
-    def feed_command(self, op: Op, feed: Feed) -> None:
-        """Hand the pieces of a command's answer to `feed`."""
-        self._commands.feed(op.n, feed)
-
-    def command_raw(self, name: str, subject: str, raw: Raw, pending: Callable[[Op], Any], id_: str = "") -> Op:
-        """Send a command and keep account of it; `pending` makes what its answer is settled with."""
-        op = self.operation("command", name, raw)
-        self._calls[op.n] = pending(op)
-        self._keepsakes.asked(op, subject, raw)
-        self._commands.send(name.partition(".")[2], subject, raw, op, id_=id_)
-        return op
 
     def tell(self, name: str, subject: str, args: Struct) -> None:
         """Ask a service for something that has no answer."""
-        self.tell_raw(name, subject, Raw(m.encode(args)))
-
-    def tell_raw(self, name: str, subject: str, raw: Raw) -> None:
-        """As `tell`."""
-        op = self.operation("tell", name, raw)
-        self._commands.send(name.partition(".")[2], subject, raw, op, awaited=False)
+        self.relations.tell(name, subject, Raw(m.encode(args)))
 
     @property
     def app(self) -> str:
@@ -721,25 +647,7 @@ class Process:
         return self.type is not None and self.type.snapshot_on_failure
 
     def watch(self, pid: str) -> EventFeed:
-        feed = self._feeds.get(pid)
-        if feed is None:
-            feed = EventFeed(self.clock)
-            self.watch_into(pid, feed)
-        return feed
-
-    def watch_into(self, pid: str, feed: Any) -> None:
-        """Have the events of `pid` forwarded, from the first, into `feed`."""
-        self._feeds[pid] = feed
-        if (start := self._fresh.get(pid)) is not None:
-            start.message = msgspec.structs.replace(start.message, watch=True)
-            self._watch_ops[self.children[pid].op.n] = pid
-            return
-        op = self.operation("watch", pid)
-        if pid in self.severed:
-            feed.push(severed_record(pid, 1, self.clock))
-            return
-        self._watch_ops[op.n] = pid
-        self.send(pid, m.Watch(by=Ref(self.pid, self.incarnation, op.n), k=self.request(pid)), op.n)
+        return self.relations.watch(pid)
 
     def cut_off(self) -> None:
         """A copied history ends here: forget who knew the process that it was recorded for (`forking`)."""
@@ -749,41 +657,18 @@ class Process:
         self._random = None
         self._watchers.clear()
         self._requests.clear()
-        self._request_numbers.clear()
-        self._fresh.clear()
         self._waiting_for_start.clear()
         self.endpoints.disown()
-        self.severed = frozenset(child.pid for child in self._open.values())
-        self._open.clear()
-        self._uncancelled.clear()
-        awaited = [step.pending for step in self.steps.values()]
-        awaited += self._calls.values()
-        for pid in sorted(self.severed):
-            child = self.children[pid]
-            child.ended, child.status = True, "failed"
-            awaited.append(child.pending)
-            if not child.feed_wanted:
-                del self.children[pid]
-        self.steps.clear()
-        self._calls.clear()
-        for pending in awaited:
-            pending.settle(UNSET, FORKED)
-        for pid, feed in self._feeds.items():
-            if not feed.ended:
-                feed.push(severed_record(pid, feed.last + 1, self.clock))
+        self.relations.cut_off()
         for n, timer in self.timers.items():
             timer.seq = self.applied
             self.new_local.append(n)
 
     def cancel(self, pid: str, reason: str = "") -> None:
-        child = self.children.get(pid)
-        if child is not None and self._uncancelled.pop(child.op.n, None) is None:
-            return
-        op = self.operation("cancel", pid)
-        self.send(pid, m.Cancel(reason=reason, by=Ref(self.pid, self.incarnation, op.n), k=self.request(pid)), op.n)
+        self.relations.cancel(pid, reason)
 
     async def result(self, pid: str) -> Any:
-        child = self.children.get(pid)
+        child = self.relations.children.get(pid)
         if child is not None:
             return await asyncio.shield(child.pending.future)
         feed = self.watch(pid)
@@ -792,11 +677,7 @@ class Process:
         return outcome_of(feed, pid)
 
     def status_of(self, pid: str) -> str:
-        feed = self._feeds.get(pid)
-        if feed is not None and feed.ended:
-            return feed.events[-1].type  # the last event comes before the outcome
-        child = self.children.get(pid)
-        return child.status if child is not None else "running"
+        return self.relations.status_of(pid)
 
     def emit(self, type_: str, data: Any, source: str | None = None) -> None:
         self.emit_raw(type_, to_raw(data, f"The data of event {type_!r}"), source)
@@ -853,35 +734,6 @@ class Process:
         if self._random is None:
             self._random = random.Random(self.seed)  # noqa: S311 - must be repeatable
         return self._random
-
-
-def _failure_data(failure: Failure | None) -> dict[str, Any]:
-    assert failure is not None
-    return {
-        "reason": failure.message,
-        "error": failure.error,
-        "code": failure.code,
-        "retryable": failure.retryable,
-        **({"snapshots": failure.snapshots} if failure.snapshots else {}),
-    }
-
-
-def failure_in(data: dict[str, Any]) -> Failure:
-    """What the data of a `failed` event tells."""
-    return Failure(data["error"], data["reason"], data["code"], data["retryable"], data.get("snapshots", {}))
-
-
-def outcome_of(feed: EventFeed, pid: str) -> Any:
-    """The result that a finished feed tells, or its failure raised."""
-    if not feed.events or not feed.events[-1].final:
-        raise EventNotSeen(f"The events of process {pid} ended without an outcome")
-    last = feed.events[-1]
-    if last.type == "done":
-        return last.data
-    if last.type == "failed":
-        data = last.data
-        raise execution_failed(failure_in(data), pid)
-    raise execution_failed(Failure("CancelledError", "cancelled", "cancelled"), pid)
 
 
 _HANDLERS: dict[type, Callable[[Any, Any], None]] = {

@@ -197,27 +197,29 @@ class RestartBody:
             case "spawn":
                 spawn = msgspec.json.decode(act.data, type=Spawn)
                 op = process.operation("spawn", spawn.type, spawn.args)
-                process.spawn_raw(spawn.pid, spawn.type, spawn.args, op, _Remote(self, act.m), spawn.machine)
+                process.relations.start_child(
+                    spawn.pid, spawn.type, spawn.args, op, _Remote(self, act.m), spawn.machine
+                )
             case "command":
                 asked = msgspec.json.decode(act.data, type=CommandAct)
                 remote = _Remote(self, act.m)
                 id_ = f"{process.pid}.{process.incarnation}.b{act.m}"  # the body knows it before the fold does
-                op = process.command_raw(asked.name, asked.subject, asked.args, lambda _: remote, id_)
+                op = process.relations.command(asked.name, asked.subject, asked.args, lambda _: remote, id_)
                 if asked.stream:
-                    process.feed_command(op, _RemoteChunks(self, act.m))
+                    process.relations.commands.feed(op.n, _RemoteChunks(self, act.m))
             case "tell":
                 asked = msgspec.json.decode(act.data, type=CommandAct)
-                process.tell_raw(asked.name, asked.subject, asked.args)
+                process.relations.tell(asked.name, asked.subject, asked.args)
             case "call":
                 call = msgspec.json.decode(act.data, type=CallAct)
                 op = process.operation("call", call.endpoint, call.args)
-                process.call_raw(call.pid, call.endpoint, call.args, op, _Remote(self, act.m), wait=call.wait)
+                process.relations.call(call.pid, call.endpoint, call.args, op, _Remote(self, act.m), wait=call.wait)
             case "emit":
                 emit = msgspec.json.decode(act.data, type=EmitAct)
                 process.emit_raw(emit.type, emit.data, emit.source)
             case "watch":
                 target = msgspec.json.decode(act.data, type=Target)
-                process.watch_into(target.name, _RemoteFeed(self, act.m))
+                process.relations.watch_into(target.name, _RemoteFeed(self, act.m))
             case "cancel":
                 target = msgspec.json.decode(act.data, type=Target)
                 process.cancel(target.name, target.reason)

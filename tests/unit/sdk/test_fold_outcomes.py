@@ -352,7 +352,7 @@ def test_a_cancelled_tree_ends_from_below(world: World) -> None:
     for process in world.processes.values():
         assert process.status == "cancelled"
         assert world.types(process.pid)[-2:] == ["leaving", "cancelled"]
-        for child in process.children:
+        for child in process.relations.children:
             assert order.index(child) < order.index(process.pid)
         assert not process.timers
 
@@ -586,8 +586,8 @@ def test_ended_children_are_forgotten(world: World) -> None:
     pid = world.start(serves_many, 300)
     world.settle()
     process = world.processes[pid]
-    assert not process.children
-    assert not process._open
+    assert not process.relations.children
+    assert not process.relations.open
     assert len(process.loop._tasks) < 40
 
 

@@ -41,7 +41,7 @@ def test_every_process_replays(program: Program) -> None:
         if process.ended:
             assert not process.steps
             assert not process.timers
-            assert all(world.processes[child].ended for child in process.children)
+            assert all(world.processes[child].ended for child in process.relations.children)
             finals = [e.final for e in world.events(process.pid)]
             assert finals == [False] * (len(finals) - 1) + [True]
         assert [e.seq for e in world.events(process.pid)] == list(range(1, len(world.events(process.pid)) + 1))

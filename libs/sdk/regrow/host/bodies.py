@@ -33,7 +33,8 @@ from ..definition import ProcessType
 from ..errors import CallFailed, ProcessGone, failure_of
 from ..handle import EventFeed, ProcessHandle
 from ..operations import Pending, Step, StepPolicy
-from ..process import Process, outcome_of
+from ..outcomes import outcome_of
+from ..process import Process
 from .publishing import Publishing
 from .steps import StepRunner
 

@@ -77,7 +77,7 @@ class Keepsakes:
         process = self._process
         subject = wire.machine_subject(ref.app, ref.node, ref.id)
         args = Raw(m.encode(wire.Snapshot(f"{process.pid} failed")))
-        process.command_raw("machine.snapshot", subject, args, lambda op: _Snapshot(self, ref.id, op))
+        process.relations.command("machine.snapshot", subject, args, lambda op: _Snapshot(self, ref.id, op))
 
     def _taken(self, machine: str, value: Raw | UnsetType, failure: Failure | None) -> None:
         if self._awaited is not None:
