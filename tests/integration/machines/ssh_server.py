@@ -214,6 +214,12 @@ class SSHServer:
         until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in found), "the cut")
         return len(found)
 
+    def freeze(self) -> None:
+        """Stop the processes of all connections: they stay open, and nobody answers."""
+        for process in self.connections():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()
+
     def stop(self) -> None:
         """End the server and its connections."""
         if self._process is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -202,6 +203,13 @@ async def test_a_cut_connection(backend: MorphBackend, morph: Morph) -> None:
     await asyncio.to_thread(morph.gateway.cut)
     await backend.write(data, f"{data['workdir']}/x", b"1")
     assert await backend.read(data, f"{data['workdir']}/x") == b"1"
+
+
+async def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where morphcloud is not installed the backend says which extra brings it."""
+    monkeypatch.setitem(sys.modules, "morphcloud.api", None)
+    with pytest.raises(BackendUnavailable, match=r"regrow\[morph\]"):
+        await MorphBackend(Node("here", tmp_path)).open()
 
 
 async def test_what_must_be_there(morph: Morph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

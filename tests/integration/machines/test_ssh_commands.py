@@ -69,6 +69,7 @@ async def test_a_command_survives_its_connection(backend: SSHBackend, server: SS
     running = asyncio.create_task(run())
     for i in (1, 2, 3):
         await eventually((work / f"at{i}").exists, f"part {i}")
+        await eventually(server.logins, "it attached again")
         assert await asyncio.to_thread(server.cut) >= 1
         (work / f"go{i}").touch()
     async with asyncio.timeout(30):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from regrow_machine_manager.backend import BackendUnavailable, Data, MachineFailed, Node
-from regrow_machine_manager.backends import _ssh_links
+from regrow_machine_manager.backends import _ssh_link, _ssh_links
 from regrow_machine_manager.backends.ssh import SSHBackend
 from regrow_protocol.ids import new_id
 from ssh_server import Login, SSHServer, keygen, make_login, until
@@ -93,6 +94,33 @@ async def test_a_cut_connection_is_told_and_made_again(backend: SSHBackend, serv
             await running
         assert (await backend.exec(data, ["echo", "again"])).stdout == b"again\n"
     await backend.stop(data)
+
+
+async def test_a_connection_that_does_not_answer(
+    backend: SSHBackend, server: SSHServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that stays open but answers nothing is given up; programs say so and files go another way."""
+    monkeypatch.setattr(_ssh_link, "ALIVE_EVERY", 0.1)
+    data = await spawn(backend, server)
+    path = f"{data['workdir']}/x"
+    await backend.write(data, path, b"1")
+    running = asyncio.create_task(backend.exec(data, ["sh", "-c", "touch began; exec sleep 60"]))
+    await eventually((Path(data["workdir"]) / "began").exists, "the program began")
+    await asyncio.to_thread(server.freeze)
+    async with asyncio.timeout(10):
+        assert await backend.read(data, path) == b"1"
+        with pytest.raises(BackendUnavailable, match="lost"):
+            await running
+    await asyncio.to_thread(server.cut)
+    await backend.stop(data)
+
+
+async def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where asyncssh is not installed the backend says which extra brings it."""
+    monkeypatch.setitem(sys.modules, "asyncssh", None)
+    _ssh_link.load_asyncssh.cache_clear()
+    with pytest.raises(BackendUnavailable, match=r"regrow\[ssh\]"):
+        await SSHBackend(Node("here", tmp_path)).open()
 
 
 async def test_files_go_on_after_a_cut(backend: SSHBackend, server: SSHServer) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from ..backend import Backend, Completed, Data, MachineFailed, MachineLost, Node
 from ..paths import OutsideRoot
@@ -34,6 +34,8 @@ class SSHMachines(Backend[I]):
         node: where it runs.
         credentials: how to log in at an address.
     """
+
+    at_once: ClassVar[int] = 24  # fewer than all sessions of a host, which its machines share
 
     def __init__(self, node: Node, credentials: Credentials) -> None:
         super().__init__(node)

@@ -58,8 +58,12 @@ umask 022
 [ -z "$4" ] || HOME=$4
 login=${5:-$(id -un)}
 base=$HOME/.regrow/machines
+if [ ! -d "$HOME/.regrow" ]; then  # it may be there for other things, and closed
+  mkdir -p "$HOME/.regrow"
+  chmod 711 "$HOME/.regrow"
+fi
 mkdir -p "$base"
-chmod 711 "$HOME/.regrow" "$base"
+chmod 711 "$base"
 folder=$base/$1
 work=$2
 source=$3
