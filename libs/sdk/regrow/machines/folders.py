@@ -1,6 +1,6 @@
 """Folders on their way between a machine and the host's own disk, as gzipped tar files in the object store.
 
-An archive of a folder holds its entries below `./`; that of a single file holds just it.
+An archive of a folder begins with the folder itself, as `.`; that of a single file holds just it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _unpack(file: IO[bytes], target: Path) -> None:
         first = archive.next()
         if first is None:
             target.mkdir(parents=True, exist_ok=True)
-        elif first.isfile() and not first.name.startswith("./"):
+        elif first.isfile():
             content = archive.extractfile(first)
             assert content is not None
             target.parent.mkdir(parents=True, exist_ok=True)
