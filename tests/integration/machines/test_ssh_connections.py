@@ -162,6 +162,19 @@ async def test_attempts_to_connect_are_shared_and_paced(backend: SSHBackend, ser
     assert backend.links._server(backend.address(data))._failures == 1
 
 
+async def test_closing_while_connecting(backend: SSHBackend, server: SSHServer) -> None:
+    """Who waits for a connection when the backend is closed is told so, and is not taken for cancelled."""
+    data = await spawn(backend, server)
+    await backend.close()
+    calls = [asyncio.create_task(backend.exec(data, ["true"])) for _ in range(3)]
+    links = backend.links._server(backend.address(data))
+    await eventually(lambda: links._opening is not None, "an attempt")
+    await backend.close()
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(one) for one in results] == [BackendUnavailable] * 3
+    await backend.stop(data)
+
+
 async def test_an_unknown_host_key_is_refused(backend: SSHBackend, server: SSHServer, tmp_path: Path) -> None:
     """A server whose key is not, or is another, in known_hosts gets no machine; nor is there a way without the file."""
     empty = tmp_path / "empty"

@@ -76,6 +76,12 @@ async def file_credentials(address: Address) -> dict[str, Any]:
     return {"client_keys": [address.key], "agent_path": None}
 
 
+def cancelling() -> bool:
+    """Whether the running task itself is to end, rather than what it waits for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 class Link:
     """An open connection.
 
@@ -154,8 +160,13 @@ class Link:
         asyncssh = load_asyncssh()
         if self._sftp is None or self._sftp.cancelled() or (self._sftp.done() and self._sftp.exception()):
             self._sftp = asyncio.create_task(self._start_sftp())
+        starting = self._sftp
         try:
-            return await asyncio.shield(self._sftp)
+            return await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            if starting.cancelled() and not cancelling():
+                raise NotStarted("the connection is being closed") from None
+            raise
         except asyncssh.ChannelOpenError as error:
             if self.open and error.code == asyncssh.constants.OPEN_REQUEST_SESSION_FAILED:
                 raise MachineFailed(f"{self.address} has no SFTP", hint="Subsystem sftp internal-sftp") from error

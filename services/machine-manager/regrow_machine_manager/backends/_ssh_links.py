@@ -16,7 +16,7 @@ from regrow_service.logs import get_logger
 
 from ..backend import BackendUnavailable, Completed, MachineFailed
 from ._ssh_address import Address
-from ._ssh_link import Credentials, Link, NotStarted, connect, load_asyncssh
+from ._ssh_link import Credentials, Link, NotStarted, cancelling, connect, load_asyncssh
 
 if TYPE_CHECKING:
     import asyncssh
@@ -233,7 +233,13 @@ class _Server:
         if self._opening is None or self._opening.done():
             self._opening = asyncio.create_task(self._connect())
             self._opening.add_done_callback(_retrieved)
-        return await asyncio.shield(self._opening)
+        opening = self._opening
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            if opening.cancelled() and not cancelling():
+                raise BackendUnavailable(f"The connections to {self.address} are being closed") from None
+            raise
 
     async def _connect(self) -> Link:
         loop = asyncio.get_running_loop()
