@@ -13,7 +13,7 @@ from msgspec import Meta
 from regrow_protocol.images import InvalidImage, size
 from regrow_service.settings import InvalidSetting, ServiceSettings, read
 
-_PAIRS = r"^$|^[^=,\s]+=[^=,]+(,[^=,\s]+=[^=,]+)*$"
+_PAIRS = r"^$|^[^=,\s]+=[^,]+(,[^=,\s]+=[^,]+)*$"
 
 
 class ManagerSettings(ServiceSettings, frozen=True, kw_only=True):
@@ -101,7 +101,7 @@ class ManagerSettings(ServiceSettings, frozen=True, kw_only=True):
 
 
 def _pairs(text: str) -> dict[str, str]:
-    return {name: value for name, _, value in (pair.rpartition("=") for pair in text.split(",") if pair)}
+    return {name: value for name, _, value in (pair.partition("=") for pair in text.split(",") if pair)}
 
 
 def _size(name: str, text: str) -> int:

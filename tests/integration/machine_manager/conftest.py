@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,6 +12,8 @@ from machinekit import Fleet
 from regrow_protocol import streams
 from regrow_protocol.bus import Bus
 from regrow_protocol.server import NatsServer
+
+sys.path.append(str(Path(__file__).parents[1] / "machines"))  # the Docker engine of the backends' tests
 
 
 @pytest_asyncio.fixture
