@@ -11,6 +11,7 @@ Files:
     endpoint.json  0600; ports and credentials, kept over restarts so that connected programs come back by themselves.
     children.json  the stack's child processes, to find them when the stack itself was killed.
     nats/          the JetStream store.
+    machines/      what machines of this computer keep on its disk.
     logs/          one file per process.
 """
 
@@ -87,6 +88,7 @@ class DataDir:
         self.endpoint = path / "endpoint.json"
         self.children = path / "children.json"
         self.store = path / "nats"
+        self.machines = path / "machines"
         self.logs = path / "logs"
 
     def running(self) -> StackInfo | None:

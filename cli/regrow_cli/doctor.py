@@ -21,6 +21,7 @@ from regrow_protocol.bus import Bus
 from regrow_protocol.errors import RegrowError, Unreachable
 from regrow_protocol.server import find_binary
 
+from .backend_checks import backends, managers
 from .connections import variables
 from .data_dir import DataDir, resolve
 from .settings import Settings
@@ -56,7 +57,12 @@ async def examine(settings: Settings) -> list[Check]:
     checks += [stack(status, wanted=not url or embedded), *await server(url)]
     checks.append(await asyncio.to_thread(durability, status if embedded else None))
     checks.append(tmux())
-    return checks
+    return [*checks, *await asyncio.to_thread(machines)]
+
+
+def machines() -> list[Check]:
+    """Which kinds of machines could a machine-manager on this computer make?"""
+    return [Check(f"machines: {name}", *msgspec.structs.astuple(found)) for name, found in backends().items()]
 
 
 def python() -> Check:
@@ -166,7 +172,11 @@ async def _streams(bus: Bus) -> list[Check]:
         # They are made by whoever needs them first, so on a server that nothing has used yet there is none.
         return [Check("streams", "warn", detail, "the supervisor or the first program makes them; does it run?")]
     apps = sum(name.startswith(streams.inbox_stream("x")[:-1]) for name in present)
-    return [Check("streams", "ok", f"all {len(wanted)}, and those of {apps} apps"), await _clock(bus, min(wanted))]
+    return [
+        Check("streams", "ok", f"all {len(wanted)}, and those of {apps} apps"),
+        await _clock(bus, min(wanted)),
+        Check("machine-managers", *msgspec.structs.astuple(await managers(bus))),
+    ]
 
 
 async def _clock(bus: Bus, stream: str) -> Check:

@@ -79,6 +79,24 @@ class TimeUp(RegrowError):
     code = "time-up"
 
 
+class CopyFailed(RegrowError):
+    """A file of this computer cannot be read or written."""
+
+    code = "copy-failed"
+
+
+class Elsewhere(RegrowError):
+    """This can only be done on another computer."""
+
+    code = "elsewhere"
+
+
+class OutputLost(RegrowError):
+    """Standard output or standard error cannot be written to."""
+
+    code = "output-lost"
+
+
 class Reported(RegrowError):
     """An error of another process that worked for this one.
 

@@ -7,7 +7,7 @@
 | 2 | wrong options or arguments |
 | 3 | the NATS server cannot be reached |
 | 4 | the NATS server refuses the credentials |
-| 5 | there is no such process, endpoint, app, host or dead letter; or more than one fits |
+| 5 | there is no such process, endpoint, app, host, dead letter, machine or snapshot; or more than one fits |
 | 6 | the store is full |
 | 7 | a value cannot be sent or is too large, or a message was refused |
 | 8 | the program cannot be loaded, or has no process in it |
@@ -19,6 +19,7 @@
 | 14 | a check found something (`regrow doctor`, `regrow check`) |
 | 15 | the process is parked |
 | 16 | the history cannot be used |
+| 17 | no machine-manager has room for the machine |
 | 70 | a defect in Regrow |
 | 130 | interrupted with Ctrl-C |
 """
@@ -42,6 +43,7 @@ BY_ERROR: Final[dict[str, int]] = {
     "invalid-setting": USAGE,
     "invalid-arguments": USAGE,
     "name-taken": USAGE,
+    "outside-root": USAGE,
     "nats-unreachable": 3,
     "nats-access-denied": 4,
     "process-not-found": 5,
@@ -50,6 +52,10 @@ BY_ERROR: Final[dict[str, int]] = {
     "endpoint-not-found": 5,
     "no-host": 5,
     "no-such-dead-letter": 5,
+    "machine-not-found": 5,
+    "ambiguous-machine": 5,
+    "machine-lost": 5,
+    "no-manager": 5,
     "storage-full": 6,
     "value-too-large": 7,
     "not-sendable": 7,
@@ -61,10 +67,12 @@ BY_ERROR: Final[dict[str, int]] = {
     "nats-server-error": 11,
     "stack-timeout": 12,
     "time-up": 12,
+    "exec-timeout": 12,
     "execution-cancelled": 13,
     "process-cancelled": 13,
     "process-stuck": 15,
     "bad-history": 16,
+    "no-capacity": 17,
 }
 
 

@@ -16,6 +16,9 @@ STYLES = {
     "done": "green",
     "failed": "red",
     "cancelled": "yellow",
+    "ready": "cyan",
+    "no-manager": "magenta",
+    "stopped": "yellow",
 }
 """Colour of a status."""
 WIDE = 400
@@ -46,7 +49,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]], *, empty:
     console = Console() if sys.stdout.isatty() else Console(width=WIDE, color_system=None)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for header in headers:
-        table.add_column(header, no_wrap=header in ("PID", "STATUS", "AGE"), overflow="fold")
+        table.add_column(header, no_wrap=header in ("PID", "ID", "STATUS", "STATE", "AGE"), overflow="fold")
     for row in rows:
         table.add_row(*[Text(cell, STYLES.get(cell, "")) for cell in row])
     with console.capture() as capture:

@@ -274,7 +274,7 @@ def _run(place: DataDir, services: str, report_fd: int) -> int:
 
     if report_fd >= 0:
         os.set_inheritable(report_fd, False)
-    chosen = msgspec.json.decode(services, type=list[ChildSpec]) if services else stack_process.default_services()
+    chosen = msgspec.json.decode(services, type=list[ChildSpec]) if services else stack_process.default_services(place)
     return stack_process.run(place, chosen, report)
 
 

@@ -53,9 +53,18 @@ class Report(Struct, omit_defaults=True):
     hint: str = ""
 
 
-def default_services() -> list[ChildSpec]:
-    """What a stack runs beside the NATS server."""
-    return [ChildSpec("supervisor", (sys.executable, "-P", "-m", "regrow_supervisor"))]
+def default_services(place: DataDir) -> list[ChildSpec]:
+    """What the stack of `place` runs beside the NATS server."""
+    return [
+        ChildSpec("supervisor", _module("regrow_supervisor")),
+        ChildSpec(
+            "machine-manager", _module("regrow_machine_manager"), {"REGROW_MACHINES_FOLDER": str(place.machines)}
+        ),
+    ]
+
+
+def _module(name: str) -> tuple[str, ...]:
+    return (sys.executable, "-P", "-m", name)
 
 
 def run(place: DataDir, services: Sequence[ChildSpec], report: Callable[[Report], None]) -> int:
