@@ -1,6 +1,6 @@
 """Folders of machines as archives in pieces, over any backend's `exec` and `read`.
 
-The machine's own `tar` packs and unpacks; the archive is kept in the machine's state meanwhile, and removed after. Where
+The machine's own `tar` packs and unpacks; the archive is kept in the machine's state meanwhile and removed after. Where
 a path really is, whatever links are on it, is looked at on the machine: it must be inside the root. A repeat does the
 same again.
 """

@@ -2,9 +2,10 @@
 
 Files of the command `ID`, in the folder `commands` of the machine's state:
 
-- `ID.pid`: `pid start time user runner`: of the command's process and when it began, in ticks and in seconds. Made
-  with `set -C`, so that only one can make it: who makes it runs the command, and `kill` makes it (`killed`) when the
-  command shall never run. Times are the machine's uptime.
+- `ID.run`: the claim. Made with `set -C`, so that only one can make it: who makes it runs the command, and `kill` makes
+  it (`killed`) when the command shall never run.
+- `ID.pid`: `pid start time user`: of the command's process, and when it began, in ticks and in seconds. Times are the
+  machine's uptime.
 - `ID.out`, `ID.err`: what it wrote, up to the cap.
 - `ID.n1`, `ID.n2`: bytes of each in all, with what is beyond the cap. A number stands there when the output is whole:
   when everything that holds it has closed it.
@@ -53,12 +54,12 @@ status() {
     [ ! -e "$1.killed" ] || read -r rg_why <"$1.killed" || rg_why=kill
     if [ -e "$1.gone" ]; then
         echo gone
-    elif [ ! -e "$1.pid" ]; then
+    elif [ ! -e "$1.run" ]; then
         echo none
-    elif ! read -r rg_pid rg_start rg_t rg_user rg_x <"$1.pid"; then
-        echo starting
-    elif [ "$rg_pid" = killed ]; then
+    elif read -r rg_x <"$1.run" && [ "$rg_x" = killed ]; then
         echo "exit 143 0 0 0 0 0 kill"
+    elif [ ! -e "$1.pid" ] || ! read -r rg_pid rg_start rg_t rg_user <"$1.pid"; then
+        echo starting
     elif [ -e "$1.exit" ] && read -r rg_code rg_end <"$1.exit"; then
         total "$1.n1"
         rg_n1=$rg_n
@@ -79,7 +80,8 @@ enter() {
 # A nested pipeline: the inner left end keeps the exit code of the command, the two right ends its outputs: `tee` writes
 # at once what comes, and goes on when a limit cuts its file, so that `wc` counts all (`head` writes in blocks, and some
 # read more than they write; `dd` counts blocks).
-# The shell that runs the pipeline only waits for it and tells how it ended: it may be killed.
+# The shell that runs the pipeline only waits for it and tells how it ended: it may be killed once the right end, which
+# it makes last, has said that it is there.
 _RUN = r"""
 keep() {
     umask 077
@@ -94,6 +96,12 @@ run() {
     shift 6
     rg_setsid=/usr/bin/setsid
     [ -x "$rg_setsid" ] || rg_setsid=$(command -v setsid)
+    set -C
+    echo $$ >"$rg_id.run" || {
+        status "$rg_id"
+        return
+    } 2>/dev/null
+    set +C
     now
     exec 9>&1
     { {
@@ -102,11 +110,7 @@ run() {
         (
             read -r rg_pid _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ rg_start rg_x </proc/self/stat ||
                 rg_pid=$(exec sh -c 'echo $PPID')
-            set -C
-            echo "$rg_pid ${rg_start:-0} $rg_now $rg_user $$" >"$rg_id.pid" || exit 125
-            set +C
-            trap : PIPE
-            [ -z "$rg_ack" ] || echo "started $$" >&9
+            echo "$rg_pid ${rg_start:-0} $rg_now $rg_user" >"$rg_id.pid" || exit 125
             exec 2>&7 7>&- 8>&- 9>&-
             cd "$rg_dir" || exit 126
             while [ "$1" != -- ]; do
@@ -118,9 +122,13 @@ run() {
         ) <"$rg_in"
         rg_code=$?
         now
-        read -r rg_x rg_x rg_x rg_x rg_x <"$rg_id.pid" && [ "$rg_x" = "$$" ] && echo "$rg_code $rg_now" >"$rg_id.exit"
+        echo "$rg_code $rg_now" >"$rg_id.exit"
         [ "$rg_in" = /dev/null ] || rm -f "$rg_in"
-    } 2>&1 1>&8 | keep "$rg_id.err" "$rg_id.n2" 8>&- 9>&-; } 8>&1 | keep "$rg_id.out" "$rg_id.n1" 9>&-
+    } 2>&1 1>&8 | keep "$rg_id.err" "$rg_id.n2" 8>&- 9>&-; } 8>&1 | {
+        trap : PIPE
+        [ -z "$rg_ack" ] || echo "started $$" >&9
+        keep "$rg_id.out" "$rg_id.n1" 9>&-
+    }
     status "$rg_id"
 }
 input() {
@@ -145,7 +153,7 @@ HERE = (
     + r"""
 enter "$1" || exit 1
 shift
-if [ -e "$1.pid" ] || [ -e "$1.gone" ]; then
+if [ -e "$1.run" ] || [ -e "$1.gone" ]; then
     status "$1"
     exit
 fi
@@ -172,7 +180,7 @@ rg_text=$2
 enter "$3" || exit 1
 shift 3
 rg_id=$1
-if [ ! -e "$1.pid" ] && [ ! -e "$1.gone" ]; then
+if [ ! -e "$1.run" ] && [ ! -e "$1.gone" ]; then
     input "$1" "$3"
     rg_2=$2 rg_4=$4 rg_5=$5
     shift 5
@@ -184,17 +192,22 @@ if [ ! -e "$1.pid" ] && [ ! -e "$1.gone" ]; then
             (
                 exec 4>&-
                 sleep "$rg_wait"
-                echo
+                echo late
             ) &
         fi
         [ -n "$rg_setsid" ] || set -m
         exec $rg_setsid sh -c "$rg_text" sh "$rg_id" "$rg_2" "$rg_in" "$rg_4" "$rg_5" 1 "$@" </dev/null 4>&-
     } | {
-        read -r rg_x rg_pid
-        if [ "$rg_x" = started ]; then
-            [ "$rg_wait" = 0 ] || read -r rg_x rg_y
-            [ "$rg_x" = exit ] || kill -KILL "$rg_pid"
-        fi
+        rg_late=$rg_wait rg_pid=
+        while read -r rg_x rg_y; do
+            case $rg_x in
+            started) rg_pid=$rg_y ;;
+            late) rg_late=0 ;;
+            *) exit ;;
+            esac
+            [ -z "$rg_pid" ] || [ "$rg_late" != 0 ] || break
+        done
+        [ -z "$rg_pid" ] || kill -KILL "$rg_pid"
     }
     exec 2>&4 4>&-
 fi
@@ -243,21 +256,22 @@ KILL = (
     _COMMON
     + r"""
 enter "$1" || exit 1
-if [ ! -e "$2.pid" ] && [ ! -e "$2.gone" ]; then
+if [ ! -e "$2.run" ] && [ ! -e "$2.gone" ]; then
     (
         umask 022
         set -C
-        echo "killed 0 0 - -" >"$2.pid"
-    ) 2>/dev/null && {
-        echo "left 0"
-        exit
-    }
+        echo killed >"$2.run"
+    ) 2>/dev/null
 fi
-read -r rg_pid rg_start rg_x rg_user rg_x <"$2.pid" 2>/dev/null || {
-    if [ -e "$2.gone" ]; then echo "left 0"; else echo "starting"; fi
+if [ -e "$2.gone" ] || { read -r rg_x <"$2.run" && [ "$rg_x" = killed ]; }; then
+    echo "left 0"
     exit
-}
-if [ "$rg_pid" = killed ] || { [ -e "/proc/$rg_pid/stat" ] && ! alive "$rg_pid" "$rg_start"; }; then
+fi
+if [ ! -e "$2.pid" ] || ! read -r rg_pid rg_start rg_x rg_user <"$2.pid"; then
+    echo starting
+    exit
+fi
+if [ -e "/proc/$rg_pid/stat" ] && ! alive "$rg_pid" "$rg_start"; then
     echo "left 0"
     exit
 fi
@@ -309,12 +323,12 @@ for rg_f in *.exit; do
     [ "$rg_end" -le "$rg_now" ] || rg_end=0
     [ $((rg_now - rg_end)) -ge "$rg_older" ] || continue
     if [ ! -w "$rg_f" ]; then
-        read -r rg_x rg_x rg_x rg_user rg_x <"$rg_id.pid" && echo "denied $rg_user"
+        read -r rg_x rg_x rg_x rg_user <"$rg_id.pid" && echo "denied $rg_user"
         continue
     fi
     (umask 022; : >"$rg_id.gone") || continue
-    set -- "$@" "$rg_id.out" "$rg_id.err" "$rg_id.n1" "$rg_id.n2" "$rg_id.killed" "$rg_id.exit" "$rg_id.pid"
-    if [ $# -ge 1400 ]; then
+    set -- "$@" "$rg_id.out" "$rg_id.err" "$rg_id.n1" "$rg_id.n2" "$rg_id.killed" "$rg_id.exit" "$rg_id.pid" "$rg_id.run"
+    if [ $# -ge 1600 ]; then
         rm -f "$@"
         set --
     fi

@@ -126,6 +126,8 @@ def _replace(folder: int, name: str, content: bytes, mode: int | None, owner: Ac
 
 def copy(source: Path, target: Path) -> None:
     """Copy a folder with all that is in it: modes, times, owners, links; blocks are shared where the system can."""
+    if not source.is_dir():
+        raise MachineFailed(f"There is nothing to copy in {source}", hint="was the snapshot dropped?")
     done = subprocess.run(  # noqa: S603 - called in a thread
         ["/bin/cp", "-a", "--reflink=auto", "-T", "--", str(source), str(target)], capture_output=True, check=False
     )

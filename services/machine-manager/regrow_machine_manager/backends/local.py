@@ -61,6 +61,7 @@ class LocalBackend(Backend[LocalImage]):
             account = _account(image.user)
             making = self._aside(machine)
             try:
+                self._reachable(data)
                 (making / "state").mkdir(mode=0o711)
                 work = making / "work"
                 if source is not None:
@@ -77,7 +78,6 @@ class LocalBackend(Backend[LocalImage]):
             except BaseException:
                 shutil.rmtree(making, ignore_errors=True)
                 raise
-            self._reachable(data)
         return Spawned(json.loads((home / "machine.json").read_text()))
 
     def _data(self, machine: str, image: LocalImage, *, copied: bool) -> Data:
@@ -104,8 +104,10 @@ class LocalBackend(Backend[LocalImage]):
         account = _account(data["user"])
         if account is None:
             return
-        for folder in (self.state(data), self.workdir(data)):
+        for folder in (data["home"], data["work"]):
             for above in reversed(Path(folder).parents):
+                if str(above) == data["home"]:
+                    break  # not there yet, and open
                 found = above.stat()
                 bit = 0o100 if found.st_uid == account[0] else 0o010 if found.st_gid in account[2] else 0o001
                 if not found.st_mode & bit:
