@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 
 from regrow_protocol import messages, values
 from regrow_protocol.machines import MAX_MAX_OUTPUT, MAX_STREAM, Exec, Kill, MachineRecord
@@ -16,7 +15,8 @@ from regrow_protocol.messages import Command
 from regrow_service.answers import Answer
 from regrow_service.consumer import Later
 
-from .backend import Data, MachineFailed, MachineLost
+from .backend import Data, MachineLost
+from .commands import CommandRefused
 from .context import Context
 from .measures import RUNNING, WAITING
 from .once import NOTHING, value
@@ -24,13 +24,6 @@ from .patience import patiently
 from .registry import Opened
 
 MAX_WAITING = 4096
-_ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
-
-
-class InvalidExec(MachineFailed):
-    """A command that cannot be run as it was asked for."""
-
-    code = "invalid-exec"
 
 
 class Executing:
@@ -104,9 +97,9 @@ class Executing:
         del whole
         most = MAX_STREAM if wanted.stream else MAX_MAX_OUTPUT
         if not 0 <= wanted.max_output <= most:
-            raise InvalidExec(f"max_output={wanted.max_output} is too much", hint=f"0 to {most} bytes")
+            raise CommandRefused(f"max_output={wanted.max_output} is too much", hint=f"0 to {most} bytes")
         if wanted.timeout is not None and not wanted.timeout > 0:
-            raise InvalidExec(f"timeout={wanted.timeout} is no time", hint="seconds, or None for no limit")
+            raise CommandRefused(f"timeout={wanted.timeout} is no time", hint="seconds, or None for no limit")
 
         async def chunk(channel: str, offset: int, piece: bytes) -> None:
             await here.answers.chunk(command, channel, offset, piece)
@@ -121,8 +114,6 @@ class Executing:
     async def kill(self, command: Command, opened: Opened, data: Data) -> Answer:
         """Kill a command, whether it waits, runs or has ended."""
         args = messages.decode(command.args, Kill)
-        if not _ID.fullmatch(args.exec):
-            raise InvalidExec(f"{args.exec[:80]!r} is no id of a command")
         await patiently(self._here, opened.backend.name, lambda: opened.commands.kill(data, args.exec))
         return NOTHING
 

@@ -68,8 +68,6 @@ class Files:
 
         async def work() -> list[str]:
             pieces = opened.folders.pack(data, command.id, path, args.user)
-            if not isinstance(pieces, AsyncIterator):
-                pieces = await pieces
             return [await self._here.bus.put_value(piece) async for piece in pieces]
 
         async with self._hands:

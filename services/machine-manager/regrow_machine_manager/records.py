@@ -25,6 +25,7 @@ BUCKET = "regrow_machines"
 KEEP = 7 * 86_400.0
 MANAGER_TTL = 2.0
 CONFLICTS = 100
+REMEMBERED = 10_000
 ENDED = frozenset({"stopped", "failed"})
 
 R = TypeVar("R", bound=Struct)
@@ -156,17 +157,14 @@ class Records:
         self._know(record, found[1])
         return Kept(record, found[1])
 
-    def _know(self, record: MachineRecord, revision: int, *, seen: bool = False) -> None:
+    def _know(self, record: MachineRecord, revision: int) -> None:
         id_ = record.id
         kept = self.machines.get(id_)
         if revision < max(kept.revision if kept else 0, self._ended.get(id_, 0)):
             return
         if record.state in ENDED:
             self._drop(id_)
-            if seen:
-                self._ended.pop(id_, None)
-            elif kept:  # older states are still on their way here
-                self._ended[id_] = revision
+            self._end(id_, revision)
         else:
             if kept and kept.revision == revision:
                 return
@@ -177,6 +175,12 @@ class Records:
             if record.owner:
                 self.owned.setdefault(record.owner.pid, set()).add(id_)
         self._tell(id_)
+
+    def _end(self, id_: str, revision: int) -> None:
+        """Older states may still be on their way here: a watch and a write's answer overtake each other."""
+        self._ended[id_] = revision
+        if len(self._ended) > REMEMBERED:
+            del self._ended[next(iter(self._ended))]
 
     def _drop(self, id_: str) -> None:
         kept = self.machines.pop(id_, None)
@@ -317,9 +321,10 @@ class Records:
 
     def _machine_entry(self, name: str, entry: Entry) -> None:
         if entry.operation == "put":
-            self._know(messages.decode(entry.value, MachineRecord), entry.revision, seen=True)
+            self._know(messages.decode(entry.value, MachineRecord), entry.revision)
         else:
-            self._ended.pop(name, None)
+            if entry.revision:
+                self._end(name, entry.revision)
             kept = self.machines.get(name)
             if kept and (entry.revision == 0 or entry.revision > kept.revision):
                 self._drop(name)
