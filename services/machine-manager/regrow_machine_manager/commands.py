@@ -22,7 +22,7 @@ from regrow_protocol.errors import RegrowError
 from regrow_protocol.machines import Exec, ExecDone
 
 from . import wrapper
-from .backend import Backend, Completed, Data, MachineFailed
+from .backend import Backend, BackendUnavailable, Completed, Data, MachineFailed
 from .watching import Status, Watch, Watcher, parse, parse_sized
 
 Piece = Callable[[str, int, bytes], Awaitable[None]]
@@ -45,6 +45,7 @@ HELD = 1.0
 
 _LOST = 2.0  # seconds for which a command has no process and no exit code before it counts as lost
 _UNSTARTED = 10.0  # seconds for which a command is about to start before it counts as lost
+_SIGNALLED = 128  # exit codes beyond it tell of a signal
 _CHANNELS = (("stdout", "out"), ("stderr", "err"))
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -208,6 +209,8 @@ class _Reach:
         done = await self.backend.exec(self.data, ["sh", "-c", script, "sh", *args], user=user, stdin=stdin)
         if done.exit_code != 0:
             said = done.stderr.decode(errors="replace").strip()[-500:]
+            if done.exit_code > _SIGNALLED:
+                raise BackendUnavailable(f"The shell that looks after commands in {self.state} was killed: {said}")
             raise MachineFailed(f"Commands cannot be run in {self.state}: exit code {done.exit_code}: {said}")
         return done
 

@@ -327,7 +327,8 @@ for rg_f in *.exit; do
         continue
     fi
     (umask 022; : >"$rg_id.gone") || continue
-    set -- "$@" "$rg_id.out" "$rg_id.err" "$rg_id.n1" "$rg_id.n2" "$rg_id.killed" "$rg_id.exit" "$rg_id.pid" "$rg_id.run"
+    set -- "$@" "$rg_id.out" "$rg_id.err" "$rg_id.n1" "$rg_id.n2"
+    set -- "$@" "$rg_id.killed" "$rg_id.exit" "$rg_id.pid" "$rg_id.run"
     if [ $# -ge 1600 ]; then
         rm -f "$@"
         set --

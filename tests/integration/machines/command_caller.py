@@ -23,7 +23,7 @@ async def main(folder: str, machine: str, holds: str, id: str, command: str, std
     backend = (LocalBackend if holds == "holds" else Detaching)(Node("here", Path(folder)))
     data = (await backend.made())[machine]
     done = await Commands(backend).run(machine, data, id, Exec(command, stdin=stdin.encode() or None))
-    print(json.dumps([done.exit_code, done.stdout.decode()]))
+    sys.stdout.write(json.dumps([done.exit_code, done.stdout.decode()]))
 
 
 if __name__ == "__main__":

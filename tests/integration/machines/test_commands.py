@@ -35,7 +35,7 @@ class Runner:
         self.files = Path(backend.state(data)) / "commands"
         self.commands = Commands(backend)
 
-    async def __call__(self, command: str, *, id: str | None = None, **options: object) -> ExecDone:
+    async def __call__(self, command: str, *, id: str | None = None, **options: object) -> ExecDone:  # noqa: A002
         return await self.commands.run(
             self.data["machine"],
             self.data,
@@ -43,7 +43,7 @@ class Runner:
             Exec(command, **options),  # pyright: ignore[reportArgumentType]
         )
 
-    async def kill(self, id: str) -> None:
+    async def kill(self, id: str) -> None:  # noqa: A002
         await self.commands.kill(self.data, id)
 
 
@@ -227,7 +227,7 @@ async def test_a_command_without_process_and_exit_code_is_lost(run: Runner) -> N
     command, keeper = map(int, (run.work / "pid").read_text().split())
     os.kill(keeper, 9)
     os.killpg(command, 9)
-    with pytest.raises(CommandLost, match="p.6.1"):
+    with pytest.raises(CommandLost, match=r"p\.6\.1"):
         await run("echo ran >>count", id="p.6.1")
     assert (run.work / "count").read_text() == "ran\n"
 

@@ -21,11 +21,11 @@ CALLER = Path(__file__).with_name("command_caller.py")
 
 
 def call(
-    backend: LocalBackend, data: Data, way: str, id: str, command: str, stdin: str = ""
+    backend: LocalBackend, data: Data, way: str, name: str, command: str, stdin: str = ""
 ) -> subprocess.Popen[bytes]:
     folder = str(backend.node.folder)
     return subprocess.Popen(
-        [sys.executable, str(CALLER), folder, data["machine"], way, id, command, stdin], stdout=subprocess.PIPE
+        [sys.executable, str(CALLER), folder, data["machine"], way, name, command, stdin], stdout=subprocess.PIPE
     )
 
 

@@ -2,8 +2,8 @@
 
 A machine `m` has `machines/m` in the backend's folder with its record (`machine.json`), the manager's own files
 (`state`) and, unless its image names a folder that is kept, the folder that it works in (`work`). Every process of it
-carries `REGROW_MACHINE=m` among its variables, by which `stop` finds those that left their command's group. What is
-made is made aside, in `.making.…`, and renamed when it is whole.
+carries `REGROW_MACHINE=m` and that folder (`REGROW_MACHINE_HOME`) among its variables, by which `stop` finds those that
+left their command's group. What is made is made aside, in `.making.…`, and renamed when it is whole.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from ..backend import Backend, Completed, Data, MachineFailed, MachineLost, Spaw
 from . import _files, _processes
 
 _GRACE = 5.0
-_MARK = "REGROW_MACHINE"
+_NAME = "REGROW_MACHINE"
+_MARK = "REGROW_MACHINE_HOME"
 _PRLIMIT = ("/usr/bin/prlimit", "/bin/prlimit")
 
 
@@ -141,7 +142,7 @@ class LocalBackend(Backend[LocalImage]):
         self._there(data)
         name = data["user"] if user == "agent" else user
         account = _account(name)
-        env = {**os.environ, _MARK: data["machine"], "PWD": data["work"]}
+        env = {**os.environ, _NAME: data["machine"], _MARK: data["home"], "PWD": data["work"]}
         if account is not None:
             env |= {"HOME": pwd.getpwuid(account[0]).pw_dir, "USER": name, "LOGNAME": name}
         try:
@@ -190,7 +191,8 @@ class LocalBackend(Backend[LocalImage]):
     def shell(self, data: Data) -> list[str]:
         account = _account(data["user"])
         variables = [f"{key}={value}" for key, value in data["env"].items()]
-        inner = ["env", f"{_MARK}={data['machine']}", *variables, "sh", "-c", 'cd "$1" && exec "${SHELL:-/bin/sh}"']
+        marks = [f"{_NAME}={data['machine']}", f"{_MARK}={data['home']}"]
+        inner = ["env", *variables, *marks, "sh", "-c", 'cd "$1" && exec "${SHELL:-/bin/sh}"']
         switch = ["setpriv", f"--reuid={account[0]}", f"--regid={account[1]}", "--init-groups"] if account else []
         return [*switch, *inner, "sh", data["work"]]
 
@@ -225,7 +227,7 @@ class LocalBackend(Backend[LocalImage]):
         began = time.monotonic()
         sent = signal.SIGTERM
         told = set[int]()
-        while found := await asyncio.to_thread(_marked, data["machine"]):
+        while found := await asyncio.to_thread(_marked, data["home"]):
             if time.monotonic() - began >= _GRACE:
                 sent = signal.SIGKILL
             if time.monotonic() - began >= 2 * _GRACE:
@@ -288,9 +290,9 @@ def _limiting(limits: Limits) -> list[str]:
     return [program, *options]
 
 
-def _marked(machine: str) -> set[int]:
-    """Processes that carry the machine's mark."""
-    mark = f"{_MARK}={machine}".encode()
+def _marked(home: str) -> set[int]:
+    """Processes that carry the mark of the machine in this folder."""
+    mark = f"{_MARK}={home}".encode()
     found = set[int]()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
