@@ -48,7 +48,7 @@ cat "$DIR/users" >/dev/null
 engine=$(cat "$DIR/pid")
 kill "$engine"
 tries=0
-while kill -0 "$engine" && [ $tries -lt 600 ]; do sleep 0.05; tries=$((tries + 1)); done
+while grep -q '^State:.*[^Z] (' "/proc/$engine/status" && [ $tries -lt 600 ]; do sleep 0.05; tries=$((tries + 1)); done
 kill -9 "$engine"
 "$PYTHON" "$MODULE" "$BRIDGE"
 while read -r _ place _; do
@@ -189,11 +189,15 @@ def own() -> Iterator[Engine]:
 async def restarted(engine: Engine, how: signal.Signals) -> AsyncIterator[None]:
     """End an engine of ours, do what is inside, and start it again."""
     assert engine.ours is not None
+    below = engine.ours / "exec/containerd/containerd.pid"
+    processes = [engine.pid, *([int(below.read_text())] if below.exists() else [])]
     os.kill(engine.pid, how)
-    while alive(engine):
+    while any(map(runs, processes)):
         await asyncio.sleep(0.01)
     yield
-    (engine.ours / "sock").unlink(missing_ok=True)
+    # A killed one leaves these, and may stay a zombie that its successor takes for itself or its containerd.
+    for left in ("sock", "dockerd.pid", "exec/containerd/containerd.pid"):
+        (engine.ours / left).unlink(missing_ok=True)
     _run(engine)
     while not answers(engine.url):
         await asyncio.sleep(0.01)
@@ -269,9 +273,14 @@ def _detached(argv: list[str], environment: dict[str, str]) -> None:
 
 def alive(engine: Engine) -> bool:
     """Whether an engine of ours runs."""
+    return runs(engine.pid)
+
+
+def runs(pid: int) -> bool:
+    """Whether a process runs, and is no zombie."""
     try:
-        return Path(f"/proc/{engine.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError, ValueError):
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
         return False
 
 

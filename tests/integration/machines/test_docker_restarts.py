@@ -148,7 +148,7 @@ async def main():
     backend = DockerBackend(Node({docker_backend.node.name!r}, pathlib.Path({str(docker_backend.node.folder)!r})))
     await backend.open()
     script = "echo on >/tmp/on; until [ -e /tmp/go ]; do sleep 0.02; done; echo done >/tmp/done"
-    await backend.exec({data!r}, ["setsid", "sh", "-c", script])
+    await backend.exec({data!r}, ["sh", "-c", script])
 asyncio.run(main())
 """
     caller = await asyncio.create_subprocess_exec(sys.executable, "-c", program)
