@@ -114,17 +114,17 @@ async def _run(chosen: Settings, given: str, app: str, wanted: Exec) -> int:
                 return stopped
             await output.finish()
             if output.broken.done():
-                raise _unwritten(output.broken.result())
+                return _unwritten(output.broken.result())
             done: ExecDone = await asked.future
     return stopped or _exit_code(done, wanted)
 
 
-def _unwritten(error: OSError) -> Exception:
+def _unwritten(error: OSError) -> int:
     from ..errors import OutputLost
 
     if isinstance(error, BrokenPipeError):
-        return error  # whoever read has enough
-    return OutputLost(f"What the command wrote cannot be written here: {error.strerror}; it was told to end")
+        return exit_codes.OK  # whoever read has enough
+    raise OutputLost(f"What the command wrote cannot be written here: {error.strerror}; it was told to end")
 
 
 async def _until_end(asked: Asked, output: Output) -> int:

@@ -1,5 +1,6 @@
-"""What the tests of the command share is in `conftest_cli`, which they can import."""
+"""What the tests of the command share is in `conftest_cli` and `conftest_machines`, which they can import."""
 
 from conftest_cli import launch, stack, tally
+from conftest_machines import box, make
 
-__all__ = ["launch", "stack", "tally"]
+__all__ = ["box", "launch", "make", "stack", "tally"]

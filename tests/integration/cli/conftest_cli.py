@@ -62,6 +62,7 @@ class Stack:
             "REGROW_DURABILITY": "fast",
             "REGROW_STACK_IDLE": "600",
             "REGROW_HOST_TTL": "1",
+            "REGROW_MACHINE_BACKENDS": "local",  # the others take seconds to import
             "REGROW_NATS_URL": "",
             "REGROW_DEBUG": "",
         }

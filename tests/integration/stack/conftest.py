@@ -36,6 +36,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A data folder that does not exist yet."""
     monkeypatch.setenv("REGROW_STACK_IDLE", "60")  # longer than a test; and if the tests are killed, it ends
     monkeypatch.setenv("REGROW_DURABILITY", "fast")
+    monkeypatch.setenv("REGROW_MACHINE_BACKENDS", "local")  # the others take seconds to import
     monkeypatch.delenv("REGROW_HOME", raising=False)
     path = tmp_path / "data"
     yield path
