@@ -76,7 +76,7 @@ class Images:
 
         said = ""
         for attempt in range(_PULLS):
-            await asyncio.sleep(attempt * 2.0)
+            await asyncio.sleep(float(attempt))
             try:
                 said = await self._engine.call(pull, slow=True)
             except APIError as error:

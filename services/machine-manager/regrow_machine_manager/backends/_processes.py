@@ -23,7 +23,7 @@ async def run(
     *,
     cwd: str | Path,
     env: Mapping[str, str],
-    stdin: bytes = b"",
+    stdin: bytes | int = b"",
     account: tuple[int, int, list[int]] | None = None,
 ) -> Completed:
     """Run a program to its end.
@@ -32,7 +32,7 @@ async def run(
         argv: it and its arguments.
         cwd: where it starts.
         env: all its variables.
-        stdin: its input.
+        stdin: its input, or an open file that is.
         account: user id, group id and further groups to run as; None: those of this process.
 
     Raises:
@@ -43,7 +43,7 @@ async def run(
         argv,
         cwd=cwd,
         env=env,
-        stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
+        stdin=stdin if isinstance(stdin, int) else subprocess.PIPE if stdin else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         user=user,
@@ -58,7 +58,7 @@ async def run(
     outputs = [_Reader(process.stdout.fileno()), _Reader(process.stderr.fileno())]
     feeding = None
     try:
-        if process.stdin is not None:
+        if isinstance(stdin, bytes) and process.stdin is not None:
             feeding = asyncio.ensure_future(_feed(process.stdin.fileno(), stdin))
             await asyncio.wait([feeding, ended], return_when=asyncio.FIRST_COMPLETED)
             if feeding.done():

@@ -54,6 +54,9 @@ _FROZEN = 120.0
 _REFUSALS = 3
 """Times that the engine may refuse to run a program in a container that runs."""
 
+_AFTER_KILL = (0.0, 0.05, 0.1, 0.2)
+"""Seconds between looks at a container in which a program was killed."""
+
 _TAKEN = 30
 """Looks at a name that is taken by a container that is not there, for some 9 seconds in all."""
 
@@ -197,12 +200,14 @@ class DockerBackend(Backend[DockerImage]):
 
     async def _told(self, done: Completed, container: str, user: str) -> Completed:
         """What the engine says in a program's place, told apart from what programs say."""
-        if done.exit_code == 137:
-            now = await self._container(container)
-            if now is None:
-                raise _lost(container)
-            if not now["State"]["Running"]:
-                raise Interrupted(f"{container} stopped while a program ran", hint="it may have run; try again")
+        if done.exit_code == 137:  # killed, maybe with its container, which the engine learns a little later
+            for delay in _AFTER_KILL:
+                await asyncio.sleep(delay)
+                now = await self._container(container)
+                if now is None:
+                    raise _lost(container)
+                if not now["State"]["Running"]:
+                    raise Interrupted(f"{container} stopped while a program ran", hint="it may have run; try again")
         if done.exit_code in (126, 127) and not done.stderr:
             if done.stdout.startswith((b"unable to find user", b"unable to find group")):
                 raise MachineFailed(f"{container} has no user {user!r}", hint="give one that its image has")

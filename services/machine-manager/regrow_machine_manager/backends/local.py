@@ -23,8 +23,9 @@ from typing import Any, ClassVar
 from regrow_protocol.images import Limits, LocalImage, size
 from regrow_protocol.machines import Port
 
+from .. import wrapper
 from ..backend import Backend, Completed, Data, MachineFailed, MachineLost, Spawned
-from . import _files, _processes
+from . import _files, _holding, _processes
 
 _GRACE = 5.0
 _NAME = "REGROW_MACHINE"
@@ -64,6 +65,8 @@ class LocalBackend(Backend[LocalImage]):
             try:
                 self._reachable(data)
                 (making / "state").mkdir(mode=0o711)
+                (making / "state" / "commands").mkdir()
+                (making / "state" / "commands").chmod(0o1777)
                 work = making / "work"
                 if source is not None:
                     _files.copy(source, work)
@@ -139,6 +142,21 @@ class LocalBackend(Backend[LocalImage]):
             raise MachineLost(f"The folder {data['work']} of the machine {data['machine']} is gone")
 
     async def exec(self, data: Data, argv: list[str], *, user: str = "agent", stdin: bytes = b"") -> Completed:
+        return await self._exec(data, argv, user, stdin)
+
+    async def hold(self, data: Data, id: str, arguments: list[str], *, user: str, stdin: bytes) -> Completed:  # noqa: A002
+        if stdin:
+            return await super().hold(data, id, arguments, user=user, stdin=stdin)
+        self._there(data)
+
+        async def run(fifos: list[str], file: int) -> Completed:
+            return await self._exec(data, ["sh", "-c", wrapper.HOLD, "sh", *fifos, *arguments], user, file)
+
+        account = self._owner(data, user)
+        files = Path(self.state(data), "commands")
+        return await _holding.hold(run, files, id, int(arguments[2]), account and account[:2])
+
+    async def _exec(self, data: Data, argv: list[str], user: str, stdin: bytes | int) -> Completed:
         self._there(data)
         name = data["user"] if user == "agent" else user
         account = _account(name)
