@@ -64,10 +64,12 @@ def terminal(stack: Stack, box: Machine) -> Iterator[Terminal]:
 def test_a_shell_on_the_terminal(stack: Stack, box: Machine, terminal: Terminal) -> None:
     """It is interactive and at home on the machine; Ctrl-C is for what runs in it; its exit code is ours."""
     terminal.type("test -t 0 && echo on-$REGROW_MACHINE\n")
-    terminal.read_until(f"on-{box.id}")
-    terminal.type("echo be''gun; sleep 1000\n")
+    terminal.read_until(f"on-{box.id}\r\nready> ")
+    terminal.type("sh -c 'echo be\"\"gun; exec sleep 1000'\n")
     terminal.read_until("begun")
+    terminal.seen = b""
     terminal.type("\x03")
+    terminal.read_until("ready> ")
     terminal.type("echo still-''here > proof; exit 3\n")
     assert terminal.end() == 3
     assert stack.regrow("exec", "box", "--", "cat proof").out == "still-here\n"
