@@ -221,6 +221,8 @@ class Description(Struct, frozen=True, omit_defaults=True):
         owner: pid of its process; empty for none.
         can: of `snapshot`, `fork`, `ports`, what its backend offers.
         shell: a program with arguments that opens a shell on it from the node.
+        workdir: where commands start, a path on the machine.
+        root: that files must be under.
         details: the backend's own.
     """
 
@@ -236,6 +238,7 @@ class Description(Struct, frozen=True, omit_defaults=True):
     can: list[str] = []
     shell: list[str] = []
     workdir: str = ""
+    root: str = ""
     details: dict[str, str] = {}
 
 

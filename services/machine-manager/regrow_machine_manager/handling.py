@@ -196,4 +196,6 @@ class Handling:
         can = [name for name, method in (("snapshot", "snapshot"), ("ports", "expose")) if backend.has(method)]
         if backend.has("fork") or backend.has("snapshot"):
             can.append("fork")
-        return msgspec.structs.replace(known, can=can, shell=backend.shell(data), workdir=backend.workdir(data))
+        return msgspec.structs.replace(
+            known, can=can, shell=backend.shell(data), workdir=backend.workdir(data), root=backend.root(data)
+        )

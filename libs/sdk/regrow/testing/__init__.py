@@ -7,8 +7,8 @@ async def test_survey():
 ```
 
 The server is started once per interpreter, on a store in a temporary folder, unless `REGROW_TEST_NATS_URL` names one.
-Timers fire as soon as nothing else is left to do, in their order, so a month's sleep takes no time; `skip_time=False`
-waits for real. With `REGROW_TEST_REPLAY=1`, or `force_replay=True`, every process is folded anew from its inbox before
+Timers fire as soon as nothing else is left to do, in their order, so a month's sleep takes no time; what steps and
+services do takes the time it takes. `skip_time=False` waits for real. With `REGROW_TEST_REPLAY=1`, or `force_replay=True`, every process is folded anew from its inbox before
 each of its inputs, and the outputs are compared: what would not survive a crash fails there.
 """
 
@@ -178,10 +178,20 @@ class Runtime:
             host = self.host
             if self._held or not host.at_rest or (due := host.next_due()) is None:
                 continue
-            if not await self._all_read(host) or not host.at_rest or host is not self.host:
+            if (
+                await self._services_work()
+                or not await self._all_read(host)
+                or not host.at_rest
+                or host is not self.host
+            ):
                 continue
             self.clock.skipped += max(0.0, due - self.clock.now())
             host.fire_due()
+
+    async def _services_work(self) -> bool:
+        """Whether a command of this app is not handled yet: what a service does takes real time."""
+        waiting = await self.bus.subjects(streams.COMMANDS, f"regrow.command.*.{subjects.token(self.app)}.>")
+        return bool(waiting)
 
     async def _all_read(self, host: Host) -> bool:
         last = await self.bus.last_seq(host.inbox_stream)

@@ -226,18 +226,19 @@ class MachineConformance:
 
     @on_machine
     async def test_paths_outside_the_root_are_refused(self, box: Machine) -> None:
-        """By their text, and through links."""
-        for path in ("../" * 30 + "x/../../y", "", "a\0b"):
-            if path and "\0" not in path and (await box.describe()).details.get("root") == "/":
-                continue  # nothing is outside of a container
+        """By their text, and through links; nothing is outside of a container."""
+        for path in ("", "a\0b"):
             assert await _error(box.write_file(path, "x")) is OutsideRoot
             assert await _error(box.read_file(path)) is OutsideRoot
-        if (await box.describe()).details.get("root") == "/":
+        if (await box.describe()).root == "/":
             return
+        outside = "../" * 30 + "tmp/regrow-outside"
+        assert await _error(box.write_file(outside, "x")) is OutsideRoot
+        assert await _error(box.read_file(outside)) is OutsideRoot
         await box.exec("ln -s / up; ln -s /etc/passwd secret")
         assert await _error(box.read_file("secret")) in (OutsideRoot, PermissionError)
         assert await _error(box.read_file("up/etc/passwd")) in (OutsideRoot, PermissionError)
-        assert await _error(box.write_file("up/tmp/regrow-escaped", "x")) in (OutsideRoot, PermissionError)
+        assert await _error(box.write_file("up/tmp/regrow-outside", "x")) in (OutsideRoot, PermissionError)
 
     @on_machine
     async def test_folders(self, box: Machine) -> None:
