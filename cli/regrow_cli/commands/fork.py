@@ -51,7 +51,9 @@ def fork(
         print(asyncio.run(_process(chosen, given, at, app)))
         return
     if given.startswith("p_"):
-        raise UsageError("Say where the fork of a process begins", hint=f"regrow fork {given} --at SEQ")
+        raise UsageError(
+            "A fork of a process needs --at, the last input that it has", hint=f"regrow fork {given} --at SEQ"
+        )
     if number is not None and number < 1:
         raise UsageError(f"--number {number}: one or more")
     for id_ in asyncio.run(

@@ -41,7 +41,7 @@ OWNER = "p_" + "1" * 26
         (["snapshots", "rm", "nobody"], 5, "There is no snapshot nobody"),
         (["snapshots", "--json", "rm", "x"], 2, "stand behind it"),
         (["fork", "nobody"], 5, "There is no machine nobody"),
-        (["fork", "p_01m7"], 2, "where the fork of a process begins"),
+        (["fork", "p_01m7"], 2, "needs --at"),
         (["fork", "box", "-n", "0"], 2, "one or more"),
         (["fork", "p_01m7", "--at", "1", "-n", "2"], 2, "--number and --wait are of machines"),
         (["machines", "stop"], 2, "Say which machines"),
