@@ -20,6 +20,8 @@ from typing import Any, ClassVar, Generic, TypeVar
 from regrow_protocol.errors import RegrowError
 from regrow_protocol.machines import Port
 
+from . import wrapper
+
 I = TypeVar("I")  # noqa: E741 - an image class
 
 Data = dict[str, Any]
@@ -97,7 +99,7 @@ class Backend(ABC, Generic[I]):
         anywhere: its machines are reached from every node, not only from where they were made.
         at_once: calls of `exec` that the backend takes at a time per machine; more wait.
         holds: a call of `exec` may last as long as a command does: it takes no place of others, and what it runs is a
-            session of its own that goes on when the manager dies.
+            session of its own that goes on when the manager dies. Commands are then run by `hold`.
     """
 
     name: ClassVar[str]
@@ -186,6 +188,15 @@ class Backend(ABC, Generic[I]):
     def env(self, data: Data) -> dict[str, str]:
         """Variables of every command: its image's."""
         return dict(data.get("env", {}))
+
+    async def hold(self, data: Data, id: str, arguments: list[str], *, user: str, stdin: bytes) -> Completed:  # noqa: A002
+        """Run a command by `wrapper.HERE` with these arguments, or in a quicker way that leaves the same files.
+
+        Returns:
+            Its status as the output's first line; then, when its outputs are whole, their beginnings.
+        """
+        del id
+        return await self.exec(data, ["sh", "-c", wrapper.HERE, "sh", *arguments], user=user, stdin=stdin)
 
     def prefix(self, data: Data) -> list[str]:
         """A program, with its arguments, that runs every command given to it after them: to set limits."""

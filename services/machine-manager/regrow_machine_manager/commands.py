@@ -206,7 +206,12 @@ class _Reach:
 
     async def exec(self, user: str, script: str, *args: str, stdin: bytes = b"") -> Completed:
         """Run a script of `wrapper` that succeeds."""
-        done = await self.backend.exec(self.data, ["sh", "-c", script, "sh", *args], user=user, stdin=stdin)
+        return self.checked(
+            await self.backend.exec(self.data, ["sh", "-c", script, "sh", *args], user=user, stdin=stdin)
+        )
+
+    def checked(self, done: Completed) -> Completed:
+        """What a script printed that succeeded."""
         if done.exit_code != 0:
             said = done.stderr.decode(errors="replace").strip()[-500:]
             if done.exit_code > _SIGNALLED:
@@ -315,19 +320,25 @@ class _Call:
                 *self._arguments(),
                 stdin=self._exec.stdin or b"",
             )
-        line, _, beginning = done.stdout.partition(b"\n")
-        return replace(self._first(line), inline=(beginning, done.stderr))
+        return self._first(done)
 
     async def _hold(self, watch: Watch) -> None:
         """Run it in a call that lasts as long as the command."""
-        done = await self._reach.exec(self._exec.user, wrapper.HERE, *self._arguments(), stdin=self._exec.stdin or b"")
-        watch.tell(self._first(done.stdout))
+        done = await self._reach.backend.hold(
+            self._reach.data, self._id, self._arguments(), user=self._exec.user, stdin=self._exec.stdin or b""
+        )
+        status = self._first(self._reach.checked(done))
+        watch.tell(status)
+        if not status.whole:
+            self._reach.watcher(self._exec.user).hurry(watch)
 
-    def _first(self, line: bytes) -> Status:
+    def _first(self, done: Completed) -> Status:
+        """The status that was printed, and the outputs after it."""
+        line, _, beginning = done.stdout.partition(b"\n")
         status = parse(line.decode(errors="replace"))
         if status.state == "none":
             raise MachineFailed(f"The command {self._id} cannot be started in {self._reach.state}", hint="disk full?")
-        return status
+        return replace(status, inline=(beginning, done.stderr))
 
     def _begin(self, work: Coroutine[Any, Any, None], watch: Watch) -> asyncio.Task[None]:
         """Do something beside the wait, which ends when that fails."""

@@ -152,6 +152,11 @@ class Watcher:
             self._task = asyncio.create_task(self._run(), name="watch-commands")
         return watch
 
+    def hurry(self, watch: Watch) -> None:
+        """Look at a patient one as at others from now on."""
+        watch.patient = False
+        self._added.set()
+
     def remove(self, watch: Watch) -> None:
         self._watches.discard(watch)
         if not self._watches:

@@ -12,6 +12,7 @@ Files of the command `ID`, in the folder `commands` of the machine's state:
 - `ID.exit`: `code time`, one line: whole when it ends in a newline.
 - `ID.killed`: why it was killed, `kill` or `timeout`.
 - `ID.in.N`: its input, until it ended.
+- `ID.d`: the outputs of a command that did not end soon are being kept; while that is so (`HOLD`).
 - `ID.gone`: it ran, and its files have been removed.
 
 The command is a session and process group of its own, apart from the shells that keep its outputs and its exit code,
@@ -91,34 +92,40 @@ keep() {
         exec tee "$1" 2>/dev/null
     ) | wc -c >"$2" 2>/dev/null
 }
-run() {
-    rg_id=$1 rg_cap=$2 rg_in=$3 rg_user=$4 rg_dir=$5 rg_ack=$6
-    shift 6
-    rg_setsid=/usr/bin/setsid
-    [ -x "$rg_setsid" ] || rg_setsid=$(command -v setsid)
+claim() {
     set -C
-    echo $$ >"$rg_id.run" || {
-        status "$rg_id"
-        return
+    echo $$ >"$1.run" || {
+        status "$1"
+        return 1
     } 2>/dev/null
     set +C
     now
+    rg_setsid=/usr/bin/setsid
+    [ -x "$rg_setsid" ] || rg_setsid=$(command -v setsid)
+}
+become() {
+    read -r rg_pid _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ rg_start rg_x </proc/self/stat ||
+        rg_pid=$(exec sh -c 'echo $PPID')
+    echo "$rg_pid ${rg_start:-0} $rg_now $rg_user" >"$rg_id.pid" || exit 125
+    cd "$rg_dir" || exit 126
+    while [ "$1" != -- ]; do
+        export "$1"
+        shift
+    done
+    shift
+    exec $rg_setsid "$@"
+}
+run() {
+    rg_id=$1 rg_cap=$2 rg_in=$3 rg_user=$4 rg_dir=$5 rg_ack=$6
+    shift 6
+    claim "$rg_id" || return 0
     exec 9>&1
     { {
         exec 7>&2 2>/dev/null
         [ -n "$rg_setsid" ] || set -m
         (
-            read -r rg_pid _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ _ rg_start rg_x </proc/self/stat ||
-                rg_pid=$(exec sh -c 'echo $PPID')
-            echo "$rg_pid ${rg_start:-0} $rg_now $rg_user" >"$rg_id.pid" || exit 125
             exec 2>&7 7>&- 8>&- 9>&-
-            cd "$rg_dir" || exit 126
-            while [ "$1" != -- ]; do
-                export "$1"
-                shift
-            done
-            shift
-            exec $rg_setsid "$@"
+            become "$@"
         ) <"$rg_in"
         rg_code=$?
         now
@@ -167,6 +174,65 @@ run "$rg_1" "$rg_2" "$rg_in" "$rg_4" "$rg_5" "" "$@"
 
 Arguments: state folder, id, cap (at least 1), bytes of its input, user, folder, NAME=VALUE …, --, program and its
 arguments.
+"""
+
+HOLD = (
+    _COMMON
+    + _RUN
+    + r"""
+drain() {
+    umask 077
+    rg_n=0
+    [ ! -e "$1" ] || rg_n=$(wc -c <"$1")
+    rg_x=$(
+        (
+            trap '' XFSZ
+            ulimit -f $(((rg_cap + 511) / 512))
+            exec tee -a "$1" 2>/dev/null
+        ) | wc -c
+    )
+    echo $((rg_n + rg_x)) >"$2"
+}
+rg_o=$1 rg_e=$2
+enter "$3" || exit 1
+shift 3
+if [ -e "$1.run" ] || [ -e "$1.gone" ]; then
+    status "$1"
+    rm -f "$rg_o" "$rg_e"
+    exit
+fi
+rg_id=$1 rg_cap=$2 rg_user=$4 rg_dir=$5
+shift 5
+claim "$rg_id" || {
+    rm -f "$rg_o" "$rg_e"
+    exit 0
+}
+exec 3<&0 </dev/null 2>/dev/null 5<>"$rg_o" 7<"$rg_o" 8>"$rg_o" 5>&-
+exec 5<>"$rg_e" 6<"$rg_e" 9>"$rg_e" 5>&-
+(
+    exec >/dev/null 8>&- 9>&-
+    read -r rg_x <&3 && exit
+    : >"$rg_id.d"
+    exec 3<&-
+    drain "$rg_id.out" "$rg_id.n1" <&7 6<&- 7<&- &
+    drain "$rg_id.err" "$rg_id.n2" <&6 6<&- 7<&- &
+    exec 6<&- 7<&-
+    wait
+    rm -f "$rg_o" "$rg_e" "$rg_id.d"
+) &
+(become "$@") >&8 2>&9 3<&- 6<&- 7<&- 8>&- 9>&-
+rg_code=$?
+exec 8>&- 9>&-
+now
+echo "$rg_code $rg_now" >"$rg_id.exit"
+[ ! -e "$rg_id.d" ] || wait
+status "$rg_id"
+"""
+)
+"""As `HERE`, of a command without input: its outputs are left in FIFOs, for the caller to take, until the shell's input
+closes.
+
+Arguments: the FIFO of each output, then as for `HERE`. A line on its input says that the outputs were taken.
 """
 
 _DETACHED = _COMMON + _RUN + 'run "$@"\n'
@@ -327,9 +393,9 @@ for rg_f in *.exit; do
         continue
     fi
     (umask 022; : >"$rg_id.gone") || continue
-    set -- "$@" "$rg_id.out" "$rg_id.err" "$rg_id.n1" "$rg_id.n2"
+    set -- "$@" "$rg_id.out" "$rg_id.err" "$rg_id.n1" "$rg_id.n2" "$rg_id.d"
     set -- "$@" "$rg_id.killed" "$rg_id.exit" "$rg_id.pid" "$rg_id.run"
-    if [ $# -ge 1600 ]; then
+    if [ $# -ge 1800 ]; then
         rm -f "$@"
         set --
     fi

@@ -218,6 +218,20 @@ async def test_a_caller_that_goes_away_leaves_the_command(run: Runner) -> None:
     assert (await second).stdout == b"done\n"
 
 
+async def test_a_caller_may_go_away_at_any_moment_of_the_start(run: Runner) -> None:
+    """A call that is cancelled while it starts the command neither loses output nor has it run twice."""
+    script = "echo ran >>count$N; echo one; sleep 0.05; echo two; exit 4"
+    for n in range(12):
+        first = asyncio.create_task(run(script, id=f"p.9.{n}", env={"N": str(n)}))
+        await asyncio.wait([first], timeout=n * 0.001)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        done = await run(script, id=f"p.9.{n}", env={"N": str(n)})
+        assert (done.exit_code, done.stdout) == (4, b"one\ntwo\n")
+        assert (run.work / f"count{n}").read_text() == "ran\n"
+    await until(lambda: not [p for p in run.files.iterdir() if p.suffix in {".o", ".e", ".d"}], "the end of all aids")
+
+
 async def test_a_command_without_process_and_exit_code_is_lost(run: Runner) -> None:
     """When all that ran and kept a command is gone, its caller is told, and it does not run again."""
     first = asyncio.create_task(run("echo ran >>count; echo $$ $PPID >pid; sleep 600", id="p.6.1"))
