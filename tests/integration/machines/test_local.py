@@ -312,3 +312,16 @@ async def test_folders_do_not_leave_the_root(local: LocalBackend, machine: Data,
     parts = [b"no archive"]
     with pytest.raises(MachineFailed, match="unpacked"):
         await folders.unpack(machine, "p.3", "x", pieces(), "agent")
+
+
+async def test_commands_see_no_secret_of_the_manager(
+    local: LocalBackend, machine: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the manager has in its environment for itself stays there; where things are is handed on."""
+    for name in ("REGROW_NATS_URL", "MORPH_API_KEY", "SSH_AUTH_SOCK", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "secret-1")
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.example")
+    seen = (await local.exec(machine, ["env"])).stdout.decode()
+    assert "secret-1" not in seen
+    assert "HTTPS_PROXY=http://proxy.example" in seen
+    assert "\nPATH=" in f"\n{seen}"

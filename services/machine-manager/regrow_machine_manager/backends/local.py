@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import time
@@ -30,6 +31,13 @@ from . import _files, _holding, _processes
 _GRACE = 5.0
 _NAME = "REGROW_MACHINE"
 _MARK = "REGROW_MACHINE_HOME"
+_INHERITED = re.compile(
+    r"PATH|HOME|USER|LOGNAME|SHELL|LANG|LANGUAGE|LC_\w+|TZ|TMPDIR|TERM|LD_LIBRARY_PATH"
+    r"|(https?|no|all)_proxy|(HTTPS?|NO|ALL)_PROXY"
+    r"|SSL_CERT_\w+|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|NODE_EXTRA_CA_CERTS|(PIP|UV|NPM_CONFIG|npm_config)_\w+"
+)
+"""Variables of the manager that commands get: where things are. Its settings, keys and passwords are not among them."""
+
 _PRLIMIT = ("/usr/bin/prlimit", "/bin/prlimit")
 
 
@@ -160,7 +168,7 @@ class LocalBackend(Backend[LocalImage]):
         self._there(data)
         name = data["user"] if user == "agent" else user
         account = _account(name)
-        env = {**os.environ, _NAME: data["machine"], _MARK: data["home"], "PWD": data["work"]}
+        env = {**_inherited(), _NAME: data["machine"], _MARK: data["home"], "PWD": data["work"]}
         if account is not None:
             env |= {"HOME": pwd.getpwuid(account[0]).pw_dir, "USER": name, "LOGNAME": name}
         try:
@@ -266,6 +274,10 @@ class LocalBackend(Backend[LocalImage]):
             return {r.parent.name: json.loads(r.read_text()) for r in records if r.is_file()}
 
         return await asyncio.to_thread(look)
+
+
+def _inherited() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if _INHERITED.fullmatch(name)}
 
 
 def _account(user: str | None) -> tuple[int, int, list[int]] | None:
