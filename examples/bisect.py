@@ -9,11 +9,16 @@ round quarters it. Kill this program, or the host, at any moment: `regrow resume
 
 from __future__ import annotations
 
+import sys
+
+if __name__ == "__main__":
+    del sys.path[0]  # this folder: the standard library has a `bisect` too, and would get this file for it
+
 import argparse
 import asyncio
 import json
+import shutil
 import subprocess
-import sys
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -46,11 +51,18 @@ def bundle(repository: str) -> str:
     return target
 
 
+def discard(path: str) -> None:
+    """Remove what `bundle` made."""
+    shutil.rmtree(Path(path).parent, ignore_errors=True)
+
+
 @agent_process
 async def bisect(repository: str, good: str, bad: str, test: str, forks: int = 3, docker: str = "") -> Verdict:
     """The first commit after `good`, up to `bad`, for which `test` fails."""
     box = await machine(DockerImage(docker) if docker else LocalImage(), name="bisect")
-    await box.put(await step(bundle, repository), "history.bundle")
+    history = await step(bundle, repository)
+    await box.put(history, "history.bundle")
+    await step(discard, history)
     await must(box, "git clone -q history.bundle work")
     commits = (await must(box, ["git", "rev-list", "--reverse", f"{good}..{bad}"], cwd="work")).split()
     if not commits:
