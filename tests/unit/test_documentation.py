@@ -13,7 +13,12 @@ from regrow_protocol import messages, streams
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 WIRE = (ROOT / "docs/reference/wire-protocol.md").read_text()
-BODIES = {"Events": messages.EventRecord, "Replies": messages.Reply, "Dead letters": messages.DeadLetter}
+BODIES = {
+    "Events": messages.EventRecord,
+    "Replies": messages.Reply,
+    "Dead letters": messages.DeadLetter,
+    "Commands": messages.Command,
+}
 RECORDS = {
     "app.<app>": messages.AppRecord,
     "build.<app>.<build>": messages.BuildRecord,

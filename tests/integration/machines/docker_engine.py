@@ -334,10 +334,10 @@ def root_filesystem() -> bytes:
     return tar({
         **dict.fromkeys(("bin", "etc", "home", "root", "var", "var/lib", "usr"), (0o755, None, 0)),
         "tmp": (0o1777, None, 0),
-        "home/agent": (0o755, None, 1000),
+        "agent": (0o755, None, 1000),
         "bin/busybox": (0o755, Path(_BUSYBOX).read_bytes(), 0),
         **{f"bin/{name}": (0o777, "busybox", 0) for name in names if name != "busybox"},
-        "etc/passwd": (0o644, b"root:x:0:0::/root:/bin/sh\nagent:x:1000:1000::/home/agent:/bin/sh\n", 0),
+        "etc/passwd": (0o644, b"root:x:0:0::/:/bin/sh\nagent:x:1000:1000::/agent:/bin/sh\n", 0),
         "etc/group": (0o644, b"root:x:0:\nagent:x:1000:\n", 0),
     })  # fmt: skip
 

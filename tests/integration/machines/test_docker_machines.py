@@ -170,7 +170,7 @@ async def test_too_many_processes_are_refused(docker_backend: DockerBackend) -> 
 
 async def test_whose_the_commands_are(docker_backend: DockerBackend, docker_client: Client) -> None:  # noqa: F811
     """The image's `user`, else `agent`, else the container image's own."""
-    passwd = tar({"etc/passwd": (0o644, b"root:x:0:0::/root:/bin/sh\nworker:x:77:78::/tmp:/bin/sh\n", 0)})
+    passwd = tar({"etc/passwd": (0o644, b"root:x:0:0::/:/bin/sh\nworker:x:77:78::/tmp:/bin/sh\n", 0)})
     root_only = variant(docker_client, "regrow-test-root", files=passwd, user="0")
     own = variant(docker_client, "regrow-test-own", root_only, user="worker")
     try:
