@@ -26,6 +26,7 @@ MAX_TEXT = 16_384
 _ID = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 _REPLY = re.compile(r"regrow\.reply(\.[A-Za-z0-9_=-]{1,200}){1,4}")
 _INBOX = re.compile(r"regrow\.inbox\.([A-Za-z0-9_=-]+)\.[0-9]{1,4}\.([A-Za-z0-9_-]{1,64})")
+_PID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _NO_OP = Op(0, "", "", "", "")
 
 
@@ -44,7 +45,7 @@ def checked(command: Command, app: str) -> Command:
     """The command itself, if it may be taken from a subject of the app whose token is `app`.
 
     Raises:
-        Rejected: its id is none, it speaks for another app, or it wants its answer elsewhere.
+        Rejected: its id, or that of who sent it, is none, it speaks for another app, or it wants its answer elsewhere.
     """
     if not _ID.fullmatch(command.id) or ".." in command.id or command.id.endswith("."):
         raise Rejected(f"{command.id[:80]!r} is no id of a command")
@@ -54,6 +55,8 @@ def checked(command: Command, app: str) -> Command:
         raise Rejected(str(error)) from error
     if own != app:
         raise Rejected(f"a command of the app {command.app!r} on a subject of the app {app!r}")
+    if command.by is not None and not is_pid(command.by.pid):
+        raise Rejected(f"{command.by.pid[:80]!r} is no id of a process")
     if not command.reply or _REPLY.fullmatch(command.reply):
         return command
     found = _INBOX.fullmatch(command.reply)
@@ -62,6 +65,11 @@ def checked(command: Command, app: str) -> Command:
     if command.by is None or command.op is None or command.by.pid != found[2]:
         raise Rejected(f"its answer may not go to {command.reply[:200]!r}: it is of another process, or of none")
     return command
+
+
+def is_pid(text: str) -> bool:
+    """Whether a text may be the id of a process: one plain token of a subject."""
+    return _PID.fullmatch(text) is not None
 
 
 def failure(error: BaseException, *, retryable: bool = True) -> Failure:

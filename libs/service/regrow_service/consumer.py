@@ -4,14 +4,12 @@ Several replicas may run the same consumer: they share its messages. A message i
 must be idempotent (`regrow_service.idempotent`). In detail:
 
 - At most `concurrency` messages are in hand, and no more are fetched than there are free hands. While one is in hand
-the server
-  is told so; a replica that dies is silent, and after `ack_wait` seconds its messages come to another one.
+  the server is told so; a replica that dies is silent, and after `ack_wait` seconds its messages come to another one.
 - A handler that raises, or takes longer than `timeout`, is tried again after a back-off (`Retry`). After the last
-attempt the
-  message is published as a `DeadLetter` and only then taken off. What does not decode, and what the handler refuses
-  with `Rejected`, is a dead letter at once. A message that was delivered more often than it may be tried, without any
-  end, has probably taken its handlers' processes down: it is a dead letter too.
-- A handler that cannot take a message now raises `Later`: it is given back, and that is no attempt.
+  attempt the message is published as a `DeadLetter` and only then taken off. What does not decode, and what the
+  handler refuses with `Rejected`, is a dead letter at once. A message that was delivered more often than it may be
+  tried, without any end, has probably taken its handlers' processes down: it is a dead letter too.
+- A handler that cannot take a message now raises `Later`: it is given back, and that is no attempt (`Forgiven`).
 - To stop, set the event: nothing more is fetched, what is in hand is finished. Who cancels `run` instead gives it back.
 """
 
@@ -26,6 +24,7 @@ from regrow_protocol.bus import Bus, Delivery, Received
 from regrow_protocol.errors import RegrowError
 
 from . import dead, metrics
+from .forgiven import Forgiven
 from .logs import get_logger
 from .metrics import Metrics
 from .retry import Retry
@@ -99,9 +98,9 @@ class Consumer(Generic[T]):
         self._decode, self._handle, self._lost = decode, handle, lost
         self._max_ack_pending = max_ack_pending
         self._from = "new" if only_new else "all"
-        self._forgiven: dict[int, int] = {}
         self._concurrency = concurrency
         self._retry = retry or Retry()
+        self._forgiven = Forgiven(bus, name, self._retry.attempts)
         self._ack_wait, self._timeout = ack_wait, timeout
         self._in_hand: dict[int, Delivery] = {}
         self._freed = asyncio.Event()
@@ -174,12 +173,15 @@ class Consumer(Generic[T]):
     async def _outcome(self, delivery: Delivery) -> Callable[[Delivery], None]:
         """Handle a message; what to answer."""
         message = delivery.message
-        forgiven = self._forgiven.get(message.seq, 0)
-        attempt = delivery.attempts - forgiven
         try:
             body = self._decode(message.data)
         except Exception as error:  # noqa: BLE001 - whatever a decoder raises: it does not decode, now or later
             return await self._bury(delivery, f"does not decode: {_text(error)}")
+        try:
+            attempt = await self._forgiven.attempt(message.seq, delivery.attempts)
+        except RegrowError as error:
+            self._log.warning("not handled yet", reason=str(error))
+            return lambda newest: newest.nak(self._retry.first)
         if attempt > self._retry.attempts:
             return await self._give_up(delivery, body, f"delivered {attempt} times and never finished")
         limit = asyncio.timeout(self._timeout)
@@ -190,7 +192,7 @@ class Consumer(Generic[T]):
         except Rejected as error:
             return await self._bury(delivery, f"rejected: {error}")
         except Later as error:
-            self._forgiven[message.seq] = forgiven + 1
+            await self._forgiven.forgive(message.seq, delivery.attempts)
             self._count("later")
             return lambda newest, delay=error.delay: newest.nak(delay)
         except Exception as error:  # noqa: BLE001 - any failure of a handler is one to be tried again
@@ -204,7 +206,7 @@ class Consumer(Generic[T]):
             )
             self._count("retried")
             return lambda newest: newest.nak(delay)
-        self._forgiven.pop(message.seq, None)
+        self._forgiven.over(message.seq)
         self._count("done")
         return Delivery.ack
 
@@ -228,7 +230,7 @@ class Consumer(Generic[T]):
             delay = self._retry.longest
             self._log.error("no dead letter could be written", reason=reason, error=str(error), again_in=delay)
             return lambda newest: newest.nak(delay)
-        self._forgiven.pop(delivery.message.seq, None)
+        self._forgiven.over(delivery.message.seq)
         self._log.error("dead letter", reason=reason, attempts=delivery.attempts, letter=subject)
         self._count("dead")
         return lambda newest: newest.term(reason[:100])

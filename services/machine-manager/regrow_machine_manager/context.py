@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from regrow_protocol.bus import Bus
+from regrow_protocol.errors import RegrowError
 from regrow_protocol.ids import MACHINE, derived_id, made_at
-from regrow_protocol.images import SnapshotImage, decode_image
+from regrow_protocol.images import Image, InvalidImage, SnapshotImage, decode_image
 from regrow_protocol.machines import MachineRecord, MachineRef
 from regrow_service.answers import Answers
 from regrow_service.metrics import Metrics
@@ -66,10 +67,23 @@ class Context:
                     f"There is no snapshot {wanted.id}", hint="was it removed, or is it another app's?"
                 )
             image, node = snapshot.image, snapshot.node
-        memory = 0
-        if opened := self.backends.opened.get(image.backend):
-            memory = opened.backend.memory(decode_image(image, opened.backend.image))
-        return Need(image.backend, record.labels, node, memory)
+        return Need(image.backend, record.labels, node, self.memory(image))
+
+    def memory(self, image: Image) -> int:
+        """Bytes that a machine of an image is promised; 0 where its backend is not here.
+
+        Raises:
+            InvalidImage: the image does not fit.
+        """
+        opened = self.backends.opened.get(image.backend)
+        if opened is None:
+            return 0
+        try:
+            return opened.backend.memory(decode_image(image, opened.backend.image))
+        except RegrowError:
+            raise
+        except Exception as error:  # somebody else's backend must not end the manager
+            raise InvalidImage(f"{image.backend} takes no such image: {type(error).__name__}: {error}") from error
 
     def load(self, backend: str) -> dict[str, int]:
         """Machines on each host of a backend."""

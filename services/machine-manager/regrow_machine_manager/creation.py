@@ -14,6 +14,7 @@ import msgspec
 from msgspec.structs import replace
 from regrow_protocol import messages, values
 from regrow_protocol.bus import Received
+from regrow_protocol.bus.values import ValueMissing
 from regrow_protocol.errors import RegrowError
 from regrow_protocol.images import InvalidImage
 from regrow_protocol.machines import Create, MachineRecord
@@ -58,17 +59,25 @@ class Creation:
             error = Rejected(f"{command.name!r} is not for {message.subject}", hint="only `create` is")
             await here.answers.send(command, Answer(error=failure(error, retryable=False)))
             raise error
-        await here.answers.send(command, await self._answer(command))
+        try:
+            answer = await self._answer(command)
+        except Rejected as error:
+            await here.answers.send(command, Answer(error=failure(error, retryable=False)))
+            raise
+        await here.answers.send(command, answer)
 
     async def lost(self, command: Command, reason: str) -> None:
-        """Answer a command that is given up."""
+        """Answer a command that is given up; what was begun of it is nobody's."""
+        await self._ending.mark(
+            machine_id(command.id), "its creation was given up", only=lambda now: now.app == command.app
+        )
         await self._here.answers.send(command, Answer(error=Failure("MachineFailed", reason, "machine-failed")))
 
     async def _answer(self, command: Command) -> Answer:
         here = self._here
         id_ = machine_id(command.id)
         try:
-            if (found := self._warm.taken_by(command.id)) is None:
+            if (found := self._warm.taken_by(command)) is None:
                 record = await here.records.fetch(id_)
                 if record is None and (known := await self._once.recall(command)) is not None:
                     return known  # it took a warm machine, which has ended since
@@ -79,7 +88,7 @@ class Creation:
         except (NoCapacity, UnknownBackend) as error:
             here.metrics[CREATED].labels("refused").inc()
             return Answer(error=failure(error))
-        except (InvalidImage, MachineLost, msgspec.MsgspecError) as error:
+        except (InvalidImage, MachineLost, ValueMissing, msgspec.MsgspecError) as error:
             return Answer(error=failure(error, retryable=False))
         if found.failure is not None:
             return Answer(error=found.failure)

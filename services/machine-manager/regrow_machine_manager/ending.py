@@ -7,6 +7,7 @@ its record says `stopped`. Whatever was not done is done again.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import msgspec
 from msgspec.structs import replace
@@ -33,16 +34,22 @@ class Ending:
         self._log = get_logger("ending")
         context.records.subscribe(self.look)
 
-    async def mark(self, id_: str, reason: str) -> MachineRecord | None:
+    async def mark(
+        self, id_: str, reason: str, *, only: Callable[[MachineRecord], bool] | None = None
+    ) -> MachineRecord | None:
         """Have a machine stopped, unless that is so already; its record, None for one that is not there.
 
         Args:
             id_: of the machine.
             reason: why, shown in the record.
+            only: asked of the record as it stands when it is changed: whether the reason still holds. What is known
+                here may be old: somebody else may have got the machine since.
         """
         here = self._here
 
         def stop(now: MachineRecord) -> MachineRecord | None:
+            if only is not None and not only(now):
+                return None
             if now.state == "requested":
                 return replace(now, state="stopped", reason=reason)
             if now.state == "creating":

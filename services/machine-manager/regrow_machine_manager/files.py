@@ -17,7 +17,7 @@ from regrow_service.answers import Answer
 from . import paths
 from .backend import Data
 from .context import Context
-from .once import NOTHING, value
+from .once import NOTHING, Once, value
 from .patience import patiently
 from .registry import Opened
 
@@ -27,12 +27,14 @@ AT_ONCE = 16
 class Files:
     """Of one manager."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, once: Once) -> None:
         self._here = context
+        self._once = once
         self._hands = asyncio.Semaphore(AT_ONCE)
 
     async def write(self, command: Command, opened: Opened, data: Data) -> Answer:
         """Write a file."""
+        since = asyncio.get_running_loop().time()
         async with self._hands:
             whole = await values.inflate(command, self._here.bus.get_value)
             args = messages.decode(whole.args, Write)
@@ -40,12 +42,14 @@ class Files:
             if len(args.data) > MAX_FILE:
                 raise ValueTooLarge(f"{len(args.data)} bytes are too many for a file in one piece", hint="use put()")
             path = _inside(opened, data, args.path)
-            await patiently(
-                self._here,
-                opened.backend.name,
-                lambda: opened.backend.write(data, path, args.data, mode=args.mode, user=args.user),
-            )
-        return NOTHING
+
+            async def work() -> Answer:
+                if (known := await self._once.late(command, since)) is not None:
+                    return known
+                await opened.backend.write(data, path, args.data, mode=args.mode, user=args.user)
+                return NOTHING
+
+            return await patiently(self._here, opened.backend.name, work)
 
     async def read(self, command: Command, opened: Opened, data: Data) -> Answer:
         """Read a file."""
@@ -75,6 +79,7 @@ class Files:
 
     async def unpack(self, command: Command, opened: Opened, data: Data) -> Answer:
         """Unpack an archive from the object store into a folder."""
+        since = asyncio.get_running_loop().time()
         whole = await values.inflate(command, self._here.bus.get_value)
         args = messages.decode(whole.args, Unpack)
         path = _inside(opened, data, args.path)
@@ -83,13 +88,14 @@ class Files:
             for key in args.parts:
                 yield await self._here.bus.get_value(key)
 
+        async def work() -> Answer:
+            if (known := await self._once.late(command, since)) is not None:
+                return known
+            await opened.folders.unpack(data, command.id, path, parts(), args.user)
+            return NOTHING
+
         async with self._hands:
-            await patiently(
-                self._here,
-                opened.backend.name,
-                lambda: opened.folders.unpack(data, command.id, path, parts(), args.user),
-            )
-        return NOTHING
+            return await patiently(self._here, opened.backend.name, work)
 
 
 def _inside(opened: Opened, data: Data, path: str) -> str:

@@ -16,11 +16,11 @@ from regrow_protocol.bus import Received
 from regrow_protocol.errors import RegrowError
 from regrow_protocol.machines import ARGUMENTS, Description, Expose, Give, MachineRecord
 from regrow_protocol.messages import Command, Failure, Ref
-from regrow_service.answers import Answer, checked, failure
+from regrow_service.answers import Answer, checked, failure, is_pid
 from regrow_service.consumer import Later, Rejected
 from regrow_service.logs import get_logger
 
-from .backend import BackendUnavailable, Data, MachineLost
+from .backend import BackendUnavailable, Data, MachineFailed, MachineLost
 from .capacity import NoCapacity
 from .context import Context
 from .ending import Ending
@@ -48,7 +48,7 @@ class Handling:
         self._ending = ending
         self._once = once
         self.executing = Executing(context)
-        self._files = Files(context)
+        self._files = Files(context, once)
         self._snapshots = Snapshots(context, ending)
         self._log = get_logger("handling")
 
@@ -62,13 +62,23 @@ class Handling:
             raise error
 
         async def work() -> Answer:
-            return await self._outcome(command, target)
+            answer = await self._outcome(command, target)
+            if command.name == "fork" and answer.error is not None:
+                await self._snapshots.give_up(command)
+            return answer
 
-        answer = await (work() if command.name in _REPEATABLE else self._once.run(command, work))
+        try:
+            answer = await (work() if command.name in _REPEATABLE else self._once.run(command, work))
+        except Rejected:  # an app is told no more of another one's than of what is not there
+            error = MachineLost(f"The machine {target} is unknown")
+            await self._here.answers.send(command, Answer(error=failure(error, retryable=False)))
+            raise
         await self._here.answers.send(command, answer)
 
     async def lost(self, command: Command, reason: str) -> None:
         """Answer a command that is given up."""
+        if command.name == "fork":
+            await self._snapshots.give_up(command)
         await self._here.answers.send(command, Answer(error=Failure("MachineFailed", reason, "machine-failed")))
 
     async def _outcome(self, command: Command, target: str) -> Answer:
@@ -160,6 +170,8 @@ class Handling:
 
     async def _give(self, command: Command, id_: str) -> Answer:
         pid = messages.decode(command.args, Give).pid
+        if not is_pid(pid):
+            raise MachineFailed(f"{pid[:80]!r} is no id of a process", hint="give it to a handle, or its pid")
 
         def give(now: MachineRecord) -> MachineRecord | None:
             if now.state != "ready":

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import NamedTuple, TypeVar
 
 import msgspec
 from msgspec.structs import replace
 from regrow_protocol import messages, subjects
 from regrow_protocol.bus import Entry, Received
-from regrow_protocol.errors import RegrowError
+from regrow_protocol.errors import InvalidName, RegrowError
 from regrow_protocol.machines import MachineRecord
 from regrow_protocol.messages import EventRecord, ProcessRecord, Ref
 from regrow_protocol.streams import EVENTS
@@ -30,6 +31,8 @@ from .context import Context
 from .ending import Ending
 from .handling import WHICHEVER
 
+T = TypeVar("T")
+
 CONSUMER = "machine-leases"
 FILTERS = [subjects.events_of(type_=type_) for type_ in ("done", "failed", "cancelled", "restarted")]
 SWEEP = 10.0
@@ -37,6 +40,16 @@ GRACE = 15.0
 """Seconds for which a manager itself must have seen no host before it stops a machine: one that was started together
 with all hosts must not be the first to judge."""
 AT_ONCE = 32
+RENEW = 1 / 3
+"""Of the lease: what is in a record may be that old though its owner is there."""
+LOST = "owner lost"
+
+
+class _Owner(NamedTuple):
+    """How an owner stands: its status as in `ProcessRecord`, and its incarnation."""
+
+    status: str
+    incarnation: int
 
 
 class Leases:
@@ -68,9 +81,9 @@ class Leases:
             if record is None or record.owner is None:
                 continue
             if event.final:
-                await self._ending.mark(id_, f"owner {event.type}")
+                await self._end(record, f"owner {event.type}")
             elif _newer(event.incarnation, record.owner):
-                await self._ending.mark(id_, "owner restarted")
+                await self._end(record, "owner restarted")
 
     async def run(self) -> None:
         """Sweep, for ever; may be cancelled at any moment."""
@@ -112,10 +125,8 @@ class Leases:
 
         async def look(pid: str, records: list[MachineRecord]) -> None:
             async with hands:
-                found = await here.bus.kv("regrow_processes").get(pid)
-                process = None if found is None else _process(found[0])
                 for record in records:
-                    await self._judge(record, process, token(record.app) in apps)
+                    await self._judge(record, await self._look_up(pid, record.app), token(record.app) in apps)
 
         results = await asyncio.gather(
             *[look(pid, records) for pid, records in by_owner.items()], return_exceptions=True
@@ -124,23 +135,45 @@ class Leases:
             if isinstance(error, BaseException):
                 raise error
 
-    async def _judge(self, record: MachineRecord, process: ProcessRecord | None, hosted: bool) -> None:
+    async def _look_up(self, pid: str, app: str) -> _Owner | None:
+        """What is known of a process; its events tell of one that the list lacks, as while nobody writes that."""
+        bus = self._here.bus
+        try:
+            found = await bus.kv("regrow_processes").get(pid)
+            process = None if found is None else _decoded(found[0], ProcessRecord)
+            if process is not None:
+                return _Owner(process.status, process.incarnation)
+            last = await bus.last(EVENTS, subjects.events_of(app, pid))
+        except InvalidName:
+            return None  # nobody has such an id
+        event = None if last is None else _decoded(last.data, EventRecord)
+        return None if event is None else _Owner(event.type if event.final else "running", event.incarnation)
+
+    async def _judge(self, record: MachineRecord, process: _Owner | None, hosted: bool) -> None:
         here, owner = self._here, record.owner
         if owner is None:
             return
         if process is not None and process.status != "running" and process.incarnation >= owner.incarnation:
-            await self._ending.mark(record.id, f"owner {process.status}")
+            await self._end(record, f"owner {process.status}")
             return
         if process is not None and _newer(process.incarnation, owner):
-            await self._ending.mark(record.id, "owner restarted")
+            await self._end(record, "owner restarted")
             return
         now, lease = time.time(), here.settings.machine_lease
         if hosted and process is not None:
-            if now - record.seen > lease / 3:
+            if now - record.seen > lease * RENEW:
                 await here.records.change(record.id, lambda found: replace(found, seen=now))
-        elif now - record.seen > lease and self._long_without(record.app, hosted):
+        elif now - record.seen > lease * (1 + RENEW) and self._long_without(record.app, hosted):
             self._log.warning("an owner never came back", machine=record.id, app=record.app, pid=owner.pid)
-            await self._ending.mark(record.id, "owner lost")
+            await self._end(record, LOST)
+
+    async def _end(self, record: MachineRecord, reason: str) -> None:
+        """Stop a machine, if it is still the same owner's, and nobody has seen that one since."""
+
+        def still(now: MachineRecord) -> bool:
+            return now.owner == record.owner and (now.seen == record.seen or reason != LOST)
+
+        await self._ending.mark(record.id, reason, only=still)
 
     def _long_without(self, app: str, hosted: bool) -> bool:
         """Whether this manager itself has seen for long enough that the owner cannot come back."""
@@ -159,8 +192,8 @@ def _decode(body: bytes) -> EventRecord:
     return messages.decode(body, EventRecord)
 
 
-def _process(body: bytes) -> ProcessRecord | None:
+def _decoded(body: bytes, type_: type[T]) -> T | None:
     try:
-        return messages.decode(body, ProcessRecord)
+        return messages.decode(body, type_)
     except msgspec.MsgspecError:
         return None

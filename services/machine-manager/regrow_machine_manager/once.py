@@ -21,6 +21,8 @@ from regrow_service.idempotent import CommandRecord
 
 BUCKET = "regrow_commands"
 KEEP = 7 * 86_400.0
+SILENT = 1.0
+"""Seconds, less than those after which a silent manager's commands come to others."""
 
 
 class Once:
@@ -41,6 +43,14 @@ class Once:
             if (known := await self.recall(command)) is not None:
                 return known
             return await self.keep(command, await work())
+
+    async def late(self, command: Command, since: float) -> Answer | None:
+        """The kept answer of a command that was begun here at `since` (of the loop's clock), if that was long ago.
+
+        A manager that was silent for a while, as one that was suspended, goes on with a command that another one has
+        done meanwhile, and after which others may have been done.
+        """
+        return await self.recall(command) if asyncio.get_running_loop().time() - since > SILENT else None
 
     async def recall(self, command: Command) -> Answer | None:
         """The kept answer of a command."""

@@ -15,7 +15,7 @@ import asyncio
 import msgspec
 from msgspec.structs import replace
 from regrow_protocol.errors import RegrowError
-from regrow_protocol.images import InvalidImage, SnapshotImage, decode_image
+from regrow_protocol.images import InvalidImage
 from regrow_protocol.machines import MachineRecord, NodeRecord
 from regrow_protocol.messages import Failure
 from regrow_service.logs import get_logger
@@ -204,11 +204,8 @@ class Repair:
             await here.records.change_node(here.node, lambda found: _with(found, missing))
 
     def _memory(self, record: MachineRecord) -> int:
-        opened = self._here.backends.opened.get(record.backend)
-        if opened is None or record.image.backend == SnapshotImage.backend:
-            return 0
         try:
-            return opened.backend.memory(decode_image(record.image, opened.backend.image))
+            return self._here.memory(record.image)
         except InvalidImage:
             return 0  # an older manager took it; it promises nothing
 

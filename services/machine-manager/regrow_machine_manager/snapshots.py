@@ -143,6 +143,13 @@ class Snapshots:
                 self._ending.look(id_)
         return value([ref_of(record) for record in forks])
 
+    async def give_up(self, command: Command) -> None:
+        """A fork is answered with an error: whatever was begun of it is nobody's."""
+        for kept in list(self._here.records.machines.values()):
+            record = kept.record
+            if record.source and record.command == command.id and record.app == command.app:
+                await self._ending.mark(record.id, "its fork was given up")
+
     async def _room(self, node: str, wanted: dict[str, int], wait: float) -> None:
         """Claim room for forks; wait for it at most `wait` seconds."""
         here = self._here

@@ -16,6 +16,7 @@ from regrow_protocol.errors import RegrowError
 from regrow_protocol.ids import MACHINE, new_id
 from regrow_protocol.images import IMAGES, DockerImage, Image, InvalidImage, decode_image, encode_image
 from regrow_protocol.machines import MachineRecord
+from regrow_protocol.messages import Command
 from regrow_service.logs import get_logger
 
 from .capacity import Need, misfit
@@ -59,10 +60,11 @@ class Warm:
         elif record is None and self._taken:
             self._taken = {command: machine for command, machine in self._taken.items() if machine != id_}
 
-    def taken_by(self, command: str) -> MachineRecord | None:
+    def taken_by(self, command: Command) -> MachineRecord | None:
         """The machine that a repeated command took before."""
-        id_ = self._taken.get(command)
-        return self._here.records.live(id_) if id_ else None
+        id_ = self._taken.get(command.id)
+        record = self._here.records.live(id_) if id_ else None
+        return record if record is not None and record.app == command.app else None
 
     def spare(self, node: str) -> set[str]:
         """Ids of those on a node that could be given up."""
@@ -110,7 +112,7 @@ class Warm:
     async def give_up_one(self) -> None:
         """There is no room for what is wanted: stop a warm machine of this node."""
         for id_ in self.spare(self._here.node):
-            await self._ending.mark(id_, "room is needed")
+            await self._ending.mark(id_, "room is needed", only=_is_warm)
             return
 
     async def run(self) -> None:
@@ -142,7 +144,7 @@ class Warm:
     async def _drop_unwanted(self, wanted: dict[str, tuple[DockerImage, int]]) -> None:
         for record in self._mine():
             if record.state == "warm" and wanted.get(same(record.image), (None, 0))[1] == 0:
-                await self._ending.mark(record.id, "no longer wanted")
+                await self._ending.mark(record.id, "no longer wanted", only=_is_warm)
 
     async def _refill(self, wanted: dict[str, tuple[DockerImage, int]]) -> bool:
         """Begin to make those that are missing; false when one has failed and it is too early to try again."""
@@ -185,6 +187,10 @@ class Warm:
         )
         found = here.records.live(id_)
         return found is not None and found.state in ("warm", "ready")
+
+
+def _is_warm(record: MachineRecord) -> bool:
+    return record.state == "warm"  # not taken meanwhile
 
 
 TAKEN = "regrow.warm"

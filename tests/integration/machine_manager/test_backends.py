@@ -39,9 +39,9 @@ def spawned(control: Path) -> list[list[str]]:
     return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
 
 
-async def ask(caller: Caller, control: Path, name: str = "SlowImage", **options: Any) -> Command:
+async def ask(caller: Caller, control: Path, name: str = "SlowImage", memory: int = 0, **options: Any) -> Command:
     """Send a creation without waiting for its answer."""
-    create = Create(image=encode_image(image(control, name)), **options)
+    create = Create(image=encode_image(image(control, name, memory=memory)), **options)
     return await caller.send(caller.command("create", create))
 
 
@@ -193,3 +193,18 @@ async def test_machines_that_are_reached_from_anywhere_end_without_their_node(fl
         await eventually(lambda: fleet.ended(ref), "it is stopped")
         assert not (control / "machines" / ref.id).exists()
         assert (await fleet.node("first")).claimed == {}
+
+
+async def test_an_image_that_breaks_its_backend_is_refused(fleet: Fleet, control: Path) -> None:
+    """Whoever meets it: the manager that takes the creation, or one that has the backend and comes later."""
+    caller = await fleet.caller(process=True)
+    await fleet.start("n2")
+    early = await ask(caller, control, memory=-1, wait=30.0)
+    await eventually(fleet.records, "it waits")
+    program = await fleet.start("n1", *BOTH)
+    with pytest.raises(Refused, match=r"invalid-image: .*slowbox has a bug"):
+        await caller.answer(early, MachineRef)
+    late = await ask(caller, control, memory=-1, wait=30.0)
+    with pytest.raises(Refused, match=r"invalid-image: .*slowbox has a bug"):
+        await caller.answer(late, MachineRef)
+    assert program.process.returncode is None

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
 
 import pytest
-from machinekit import Fleet, eventually, working
+from machinekit import Fleet, Refused, eventually, working
+from msgspec.structs import replace
+from regrow_machine_manager.records import Records
 from regrow_protocol.images import LocalImage, encode_image
-from regrow_protocol.machines import Create, Exec, ExecDone, MachineRef, Nothing
+from regrow_protocol.machines import Create, Exec, ExecDone, MachineFork, MachineRef, Nothing, Read, Write
 from regrow_protocol.server import NatsServer
 
 
@@ -127,3 +131,46 @@ def folders(fleet: Fleet) -> set[str]:
         if path.is_dir():
             found.add(next(part for part in path.parts if part.startswith("m_")).partition(".")[0])
     return found
+
+
+async def test_a_suspended_manager_does_nothing_again(fleet: Fleet) -> None:
+    """What another one has done meanwhile, and others after it: an old file is not written over a new one."""
+    caller = await fleet.caller()
+    silent = await fleet.start()
+    ref = await caller.create()
+    old = caller.command("write", Write("file", os.urandom(24_000_000)))
+    await caller.send(old, ref)
+    await asyncio.sleep(0.02)
+    silent.process.send_signal(signal.SIGSTOP)
+    await fleet.start()
+    await caller.answer(old, None)
+    await caller.ask(ref, "write", Write("file", b"new"))
+    silent.process.send_signal(signal.SIGCONT)
+    await silent.terminate()
+    assert await caller.ask(ref, "read", Read("file"), bytes) == b"new"
+
+
+async def test_forks_of_a_fork_that_is_given_up_are_stopped(fleet: Fleet) -> None:
+    """Its manager died in the middle, and its machine was stopped: nothing is left, though nobody owns it."""
+    caller = await fleet.caller()
+    program = await fleet.start()
+    ref = await caller.create()
+    await caller.exec(ref, "head -c 200000000 /dev/zero > big")
+    command = await caller.send(caller.command("fork", MachineFork(3)), ref)
+
+    async def begun() -> bool:
+        return [record.state for record in await fleet.live()].count("creating") == 3
+
+    await eventually(begun, "they are being made")
+    await program.kill()
+    stopping = Records(fleet.bus).change(ref.id, lambda now: replace(now, state="stopping", reason="asked"))
+    assert (await stopping)[1]
+    await fleet.start()
+    with pytest.raises(Refused, match="machine-lost"):
+        await caller.answer(command, list[MachineRef])
+
+    async def nothing() -> bool:
+        return not await fleet.live() and not (await fleet.node()).claimed
+
+    await eventually(nothing, "they are stopped, and their room is free")
+    assert not list(fleet.folder.glob("n1/*/local/machines/m_*"))

@@ -77,6 +77,23 @@ async def test_an_owner_that_never_comes_back_loses_its_machines(fleet: Fleet) -
         assert [each.id for each in await fleet.live()] == [theirs.id]
 
 
+async def test_an_owner_that_the_list_of_processes_lacks_is_asked_for_its_events(fleet: Fleet) -> None:
+    """While nobody writes the list, an owner that has announced something lives; one that nobody knows does not."""
+    owner, unknown = await fleet.caller(process=True), await fleet.caller(process=True)
+    await host(fleet, owner)
+    await host(fleet, unknown)
+    await fleet.announce(owner, "started")
+    async with fleet.inside("n1", "--lease", "1"):
+        ref, theirs = await owner.create(), await unknown.create()
+        begun = time.time()
+        record = await eventually(lambda: fleet.ended(theirs), "that of the unknown one is stopped")
+        assert record.reason == "owner lost"
+        await eventually(lambda: seen_after(fleet, ref.id, begun + 3), "its lease is renewed")
+        await fleet.announce(owner, "done")
+        record = await eventually(lambda: fleet.ended(ref), "it is stopped")
+        assert record.reason == "owner done"
+
+
 async def seen_after(fleet: Fleet, id_: str, when: float) -> bool:
     """Whether a machine's lease was renewed after a moment."""
     return (await fleet.record(id_)).seen > when

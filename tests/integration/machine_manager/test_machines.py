@@ -28,6 +28,7 @@ from regrow_protocol.machines import (
     Unpack,
     Write,
 )
+from regrow_protocol.messages import Ref
 
 
 @pytest.mark.parametrize("process", [False, True], ids=["client", "process"])
@@ -127,15 +128,15 @@ async def test_every_command_is_done_once_however_often_it_comes(fleet: Fleet) -
 
 
 async def test_a_machine_of_another_app_is_out_of_reach(fleet: Fleet) -> None:
-    """Its commands are put aside unanswered; the machine goes on."""
+    """Its commands are put aside, and answered as those to a machine that is not there; the machine goes on."""
     owner, stranger = await fleet.caller(), await fleet.caller()
     async with fleet.inside():
         ref = await owner.create()
         theirs = replace(ref, app=stranger.app)
         for name, args in (("exec", Exec("touch mark")), ("stop", Nothing()), ("describe", Nothing())):
-            await stranger.send(stranger.command(name, args), theirs)
+            with pytest.raises(Refused, match=r"machine-lost: The machine m_[a-z0-9]* is unknown"):
+                await stranger.ask(theirs, name, args)
         await fleet.buried(3)
-        assert stranger.answers == {}
         assert (await owner.exec(ref, "ls")).stdout == b""
 
 
@@ -154,6 +155,7 @@ async def test_poison_is_put_aside_and_the_next_is_handled(fleet: Fleet) -> None
             replace(good, id="1.1.6", reply="regrow.reply.*"),
             replace(good, id="1.1.7", name="reboot"),
             replace(good, id="1.1.8", name="create"),
+            replace(good, id="1.1.9", reply="", by=Ref("a b *", 0, 1)),
         ]
         for number, command in enumerate(poison):
             await caller.send(command, ref, msg_id=f"poison{number}")
@@ -161,8 +163,8 @@ async def test_poison_is_put_aside_and_the_next_is_handled(fleet: Fleet) -> None
         for number, body in enumerate((b"\xff{not json", b"", b'{"id":1}')):
             await fleet.bus.publish("REGROW_COMMANDS", subject, body, f"junk{number}")
         assert (await caller.exec(ref, "echo fine")).stdout == b"fine\n"
-        reasons = sorted(letter.letter.reason for letter in await fleet.buried(11))
-        assert len(reasons) == 11
+        reasons = sorted(letter.letter.reason for letter in await fleet.buried(12))
+        assert len(reasons) == 12
         assert other.answers == {}
         assert await fleet.pending() == 0
 
@@ -185,7 +187,12 @@ async def test_what_cannot_be_done_is_answered_so(fleet: Fleet) -> None:
         ):
             with pytest.raises(Refused, match=code):
                 await caller.answer(await caller.send(caller.command("create", Create(image))), MachineRef)
+        missing = replace(caller.command("create", Nothing()), args=Raw(b'{"$blob":"00ff","size":5}'))
+        with pytest.raises(Refused, match="value-missing"):
+            await caller.answer(await caller.send(missing), MachineRef)
         ref = await caller.create()
+        with pytest.raises(Refused, match="machine-failed"):
+            await caller.ask(ref, "give", Give("a b *"))
         with pytest.raises(Refused, match="invalid-arguments"):
             await caller.ask(ref, "exec", Nothing())
         with pytest.raises(Refused, match="command-refused"):

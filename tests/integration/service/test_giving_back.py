@@ -8,7 +8,7 @@ from typing import Any
 from regrow_protocol.bus import Received
 from regrow_service.consumer import Later
 from regrow_service.retry import Retry
-from service_commands import Commands, Until
+from service_commands import Commands, Connect, Until
 
 
 async def test_a_message_that_is_given_back_is_no_attempt(commands: Commands, until: Until) -> None:
@@ -76,3 +76,27 @@ async def test_without_a_timeout_a_handler_takes_its_time(commands: Commands, un
             task.cancel()
     await until(lambda: seen == ["x"])
     await ending
+
+
+async def test_what_others_gave_back_is_no_attempt_either(commands: Commands, connect: Connect, until: Until) -> None:
+    """A message that one replica gave back many times is handled by the next one, and tried again when that fails."""
+    given, tried = 0, 0
+
+    async def busy(body: Any, message: Received) -> None:
+        nonlocal given
+        given += 1
+        raise Later("busy", delay=0.01)
+
+    async def handle(body: Any, message: Received) -> None:
+        nonlocal tried
+        tried += 1
+        if tried < 2:
+            raise ValueError("not yet")
+
+    stop = commands.start(busy, retry=Retry(attempts=3, first=0.01))
+    await commands.send("x")
+    await until(lambda: given > 20)
+    await stop()
+    commands.start(handle, bus=await connect(), retry=Retry(attempts=3, first=0.01))
+    await until(lambda: tried == 2)
+    assert await commands.letters() == []

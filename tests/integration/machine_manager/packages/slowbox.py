@@ -1,7 +1,8 @@
 """Backends in a package of their own, which do what a test's folder says: be slow, be away, fail.
 
 `<control>/spawned` gets a line per spawn; while `<control>/hold` exists a spawn waits; while `<control>/away` exists
-the backend is unavailable; `<control>/broken` makes spawns fail for good, `<control>/bug` like a bug.
+the backend is unavailable; `<control>/broken` makes spawns fail for good, `<control>/bug` like a bug, as does a
+negative `memory` of an image whoever asks for that.
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ class SlowBackend(Backend[Any]):
             raise BackendUnavailable("slowbox is away")
 
     def memory(self, image: Any) -> int:
+        if image.memory < 0:
+            raise ZeroDivisionError("slowbox has a bug")
         return image.memory
 
     async def spawn(self, machine: str, image: Any, *, load: Mapping[str, int]) -> Spawned:
