@@ -4,7 +4,8 @@ An image names its backend in `backend`; whoever adds a backend brings an image 
 `@dataclass(frozen=True, kw_only=True)` and a `backend: ClassVar[str]`. On the wire an image is an `Image`: the
 backend's name and the fields that are not at their default.
 
-Sizes are bytes, or text as "512m", "2g"; times are seconds.
+Sizes are bytes, or text as "512m", "2g"; times are seconds. With `snapshot_on_failure` a machine is snapshotted before
+its process fails; that is a wish of `machine()`, which takes it out of the image.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ class LocalImage:
         env: variables of every command.
         user: that commands run as; needs a manager that runs as root. None: the manager's own.
         limits: of each command.
+        snapshot_on_failure: as said above.
     """
 
     backend: ClassVar[str] = "local"
@@ -78,6 +80,7 @@ class LocalImage:
     env: dict[str, str] = field(default_factory=dict[str, str])
     user: str | None = None
     limits: Limits = Limits()
+    snapshot_on_failure: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +97,7 @@ class DockerImage:
         network: of the container: `bridge`, `none`, `host` or the name of one.
         gpus: how many, or `all`.
         pull: when to fetch the image.
+        snapshot_on_failure: as said above.
     """
 
     backend: ClassVar[str] = "docker"
@@ -108,6 +112,7 @@ class DockerImage:
     network: str = "bridge"
     gpus: int | Literal["all"] | None = None
     pull: Literal["missing", "always", "never"] = "missing"
+    snapshot_on_failure: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +129,7 @@ class SSHImage:
         env: variables of every command.
         port: of the SSH server.
         jump: `user@host:port` to connect through.
+        snapshot_on_failure: as said above.
     """
 
     backend: ClassVar[str] = "ssh"
@@ -136,6 +142,7 @@ class SSHImage:
     env: dict[str, str] = field(default_factory=dict[str, str])
     port: int = 22
     jump: str | None = None
+    snapshot_on_failure: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +157,7 @@ class MorphImage:
         memory, disk: bytes.
         env: variables of every command.
         workdir: where commands start.
+        snapshot_on_failure: as said above.
     """
 
     backend: ClassVar[str] = "morph"
@@ -161,6 +169,7 @@ class MorphImage:
     disk: int | str = "8g"
     env: dict[str, str] = field(default_factory=dict[str, str])
     workdir: str = "/workspace"
+    snapshot_on_failure: bool = False
 
 
 @dataclass(frozen=True)
@@ -169,15 +178,24 @@ class SnapshotImage:
 
     Attributes:
         id: of the snapshot, `s_…`.
+        snapshot_on_failure: as said above.
     """
 
     backend: ClassVar[str] = "snapshot"
     id: str
+    snapshot_on_failure: bool = False
 
 
-def from_snapshot(id: str) -> SnapshotImage:  # noqa: A002 - the public name
+def from_snapshot(id: str, *, snapshot_on_failure: bool = False) -> SnapshotImage:  # noqa: A002 - the public name
     """The image of a snapshot: `await machine(image=from_snapshot(id))`."""
-    return SnapshotImage(id)
+    return SnapshotImage(id, snapshot_on_failure)
+
+
+def split_wishes(image: AnyImage) -> tuple[AnyImage, bool]:
+    """The image as its backend gets it, and whether its machine is snapshotted when its process fails."""
+    if getattr(image, "snapshot_on_failure", False) is not True or not dataclasses.is_dataclass(image):
+        return image, False
+    return dataclasses.replace(image, snapshot_on_failure=False), True  # pyright: ignore[reportReturnType]
 
 
 def encode_image(image: AnyImage) -> Image:
@@ -189,11 +207,17 @@ def encode_image(image: AnyImage) -> Image:
     if not dataclasses.is_dataclass(image) or isinstance(image, type) or not isinstance(image.backend, str):
         raise InvalidImage(f"{image!r} is no image", hint="use LocalImage(), DockerImage('python:3.12'), SSHImage(...)")
     try:
-        options = msgspec.json.encode({f.name: getattr(image, f.name) for f in dataclasses.fields(image)})
+        options = msgspec.json.encode(
+            {f.name: value for f in dataclasses.fields(image) if (value := getattr(image, f.name)) != _default(f)}
+        )
         decode_image(Image(image.backend, Raw(options)), type(image))
     except TypeError as error:
         raise InvalidImage(f"{type(image).__name__} cannot be sent: {error}") from error
     return Image(image.backend, Raw(options))
+
+
+def _default(given: dataclasses.Field[Any]) -> Any:
+    return given.default_factory() if given.default_factory is not dataclasses.MISSING else given.default
 
 
 T = TypeVar("T")

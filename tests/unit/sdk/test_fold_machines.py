@@ -219,6 +219,23 @@ def test_a_failure_does_not_wait_for_a_snapshot_for_ever(world: World) -> None:
     other.check()
 
 
+@agent_process
+async def cautious() -> None:
+    await machine(LocalImage(env={"A": "1"}, snapshot_on_failure=True))
+    raise RuntimeError("broken")
+
+
+def test_an_image_can_wish_for_a_snapshot(world: World) -> None:
+    """On an image it is the same as on `machine()`; its backend does not get to see it."""
+    pid = begin(world, cautious)
+    ((_, _, create),) = asked(world, "create")
+    assert create.snapshot_on_failure
+    assert msgspec.json.decode(create.image.options).get("snapshot_on_failure", False) is False
+    ((_, snapshot, _),) = asked(world, "snapshot")
+    serve(world, snapshot, "s_9")
+    assert world.events(pid)[-1].data["snapshots"] == {"m_1": "s_9"}
+
+
 @agent_process(snapshot_on_failure=True)
 async def tidy() -> None:
     box = await machine(LocalImage())

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 from regrow_protocol import machines as wire
 from regrow_protocol.errors import ValueTooLarge
-from regrow_protocol.images import AnyImage, encode_image
+from regrow_protocol.images import AnyImage, encode_image, split_wishes
 from regrow_protocol.machines import Description, ExecDone, MachineRef, Port
 
 from .. import scope
@@ -63,6 +63,8 @@ async def machine(
         if given is None:
             raise InvalidArguments("machine() needs an image", hint="LocalImage(), DockerImage('python:3.12'), …")
     else:
+        image, wished = split_wishes(image)
+        snapshot_on_failure |= wished
         given = encode_image(image)
     if wait < 0:
         raise ValueError(f"wait must not be negative: {wait}")

@@ -8,8 +8,9 @@ async def test_survey():
 
 The server is started once per interpreter, on a store in a temporary folder, unless `REGROW_TEST_NATS_URL` names one.
 Timers fire as soon as nothing else is left to do, in their order, so a month's sleep takes no time; what steps and
-services do takes the time it takes. `skip_time=False` waits for real. With `REGROW_TEST_REPLAY=1`, or `force_replay=True`, every process is folded anew from its inbox before
-each of its inputs, and the outputs are compared: what would not survive a crash fails there.
+services do takes the time it takes. `skip_time=False` waits for real. With `REGROW_TEST_REPLAY=1`, or
+`force_replay=True`, every process is folded anew from its inbox before each of its inputs, and the outputs are
+compared: what would not survive a crash fails there.
 """
 
 from __future__ import annotations
