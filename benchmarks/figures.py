@@ -25,6 +25,12 @@ TARGETS: dict[str, dict[str, float]] = {
     "take-over, 500,000 messages, announced": {"safe": 2.0, "fast": 2.0},
     "take-over, 500,000 messages, NATS killed too": {"safe": 2.0, "fast": 2.0},
     "memory of 10,000 parked": {"safe": 100, "fast": 100},
+    **{
+        f"{backend}: exec from a {caller}, added": {"safe": 5.0, "fast": 5.0}
+        for backend in ("local", "ssh", "docker")
+        for caller in ("body", "client")
+    },
+    "docker: create, warm": {"safe": 100, "fast": 100},
 }
 """By figure and durability; see the figures table in docs/benchmarks.md."""
 
@@ -38,7 +44,8 @@ class Figure(Struct):
         value: the median of its rounds, in the kind's unit.
         rounds: every round's value.
         operations: that one round made, for the ratio of `time` figures.
-        ratio: to the raw publish rate or latency of the same run; 0 until it is known.
+        ratio: to the raw publish rate or latency of the same run, or to `base`; 0 until it is known.
+        base: what the figure is compared with instead of raw publishes, in its own unit; 0: with those.
         others: cores that other programs used meanwhile; where that is much, the value says little.
         cost: per operation: CPU milliseconds by program, messages and bytes of stream.
         durability: it was measured under.
@@ -50,6 +57,7 @@ class Figure(Struct):
     rounds: list[float] = field(default_factory=list)
     operations: int = 0
     ratio: float = 0.0
+    base: float = 0.0
     others: float = 0.0
     cost: dict[str, float] = field(default_factory=dict)
     durability: str = ""
@@ -108,7 +116,9 @@ def of_rounds(
 def relate(figures: list[Figure], base: Base) -> None:
     """Fill in the ratios."""
     for figure in figures:
-        if figure.kind == "latency":
+        if figure.base:
+            figure.ratio = figure.value / figure.base
+        elif figure.kind == "latency":
             figure.ratio = figure.value / base.latency
         elif figure.kind == "rate":
             figure.ratio = figure.value / base.rate

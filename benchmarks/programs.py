@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
-from regrow import agent_process, expose, sleep, step, wait
+from regrow import Machine, agent_process, expose, sleep, step, wait
 
 MONTH = 30 * 24 * 3600.0
 
@@ -78,3 +79,15 @@ async def chain(n: int) -> int:
     for i in range(n):
         total += await trivial(i)
     return total
+
+
+@agent_process
+async def execs(box: Machine, n: int) -> list[float]:
+    """`n` commands, one after the other: the milliseconds of each. The clock is read in the body: it is not replayed."""
+    taken: list[float] = []
+    for _ in range(n):
+        began = time.perf_counter()
+        result = await box.exec("true")
+        taken.append((time.perf_counter() - began) * 1000)
+        assert result.ok
+    return taken

@@ -4,7 +4,8 @@
 
 It starts its own NATS servers, supervisors and hosts in temporary folders and ends them. The table goes to stdout; all
 rounds go to `benchmarks/results/` as JSON. Every figure has a ratio to the raw publishes of the same run: rates to
-pipelined publishes, latencies to one publish alone, sizes to one message. See docs/benchmarks.md.
+pipelined publishes, latencies to one publish alone, sizes to one message; commands on machines to the bare call of
+their library. See docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import machines
 import memory
 import raw
 import replay
@@ -32,7 +34,7 @@ from harness import running, temporary_folder
 from meter import Patience
 from regrow_protocol.server import Durability, find_binary
 
-NAMES = ("calls", "steps", "children", "replay", "memory", "takeover")
+NAMES = ("calls", "steps", "children", "replay", "memory", "machines", "takeover")
 RESULTS = Path(__file__).with_name("results")
 
 
@@ -95,6 +97,12 @@ async def _measure(durability: Durability, chosen: set[str], store: Path | None,
         _say(f"{durability}: memory")
         async with running(durability, patience=patience) as stack:
             found += await memory.run(stack, quick)
+    if "machines" in chosen:
+        # What machines of other backends cost beside the bare call depends little on how the server syncs.
+        first = options.durability is not None or durability == "safe"
+        backends = machines.BACKENDS if first else machines.BACKENDS[:1]
+        async with running(durability, patience=patience) as stack:
+            found += await machines.run(stack, rounds, quick, backends, lambda what: _say(f"{durability}: {what}"))
     if "takeover" in chosen:
         ways = takeover.WAYS[:2] if quick else takeover.WAYS
         for place in (None, store):

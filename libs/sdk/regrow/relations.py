@@ -179,6 +179,7 @@ class Relations:
         process = self._process
         self._request_numbers.clear()
         self._fresh.clear()
+        self.keepsakes.clear()
         self.severed = frozenset(child.pid for child in self.open.values())
         self.open.clear()
         self._uncancelled.clear()

@@ -85,8 +85,12 @@ class Keepsakes:
         if failure is None and isinstance(value, Raw):
             self.snapshots[machine] = msgspec.json.decode(value, type=str)
 
-    def forget(self) -> None:
-        """The process has left memory, or its next incarnation begins."""
+    def clear(self) -> None:
+        """The machines so far are another process's: of the one whose history was copied."""
         self._machines.clear()
         self._asked.clear()
+
+    def forget(self) -> None:
+        """The process has left memory, or its next incarnation begins."""
+        self.clear()
         del self._process
