@@ -83,7 +83,7 @@ async def chain(n: int) -> int:
 
 @agent_process
 async def execs(box: Machine, n: int) -> list[float]:
-    """`n` commands, one after the other: the milliseconds of each. The clock is read in the body: it is not replayed."""
+    """`n` commands, one after the other: the milliseconds of each, by a clock that a replay would not give again."""
     taken: list[float] = []
     for _ in range(n):
         began = time.perf_counter()
