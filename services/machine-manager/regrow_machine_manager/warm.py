@@ -142,8 +142,14 @@ class Warm:
         return [kept.record for kept in here.records.machines.values() if kept.record.node == here.node]
 
     async def _drop_unwanted(self, wanted: dict[str, tuple[DockerImage, int]]) -> None:
-        for record in self._mine():
-            if record.state == "warm" and wanted.get(same(record.image), (None, 0))[1] == 0:
+        """Give up those beyond what is wanted, as when two managers of the node made them at the same time."""
+        counts: dict[str, int] = {}
+        for record in sorted(self._mine(), key=lambda record: record.id):
+            if record.state != "warm":
+                continue
+            key = same(record.image)
+            counts[key] = counts.get(key, 0) + 1
+            if counts[key] > wanted.get(key, (None, 0))[1]:
                 await self._ending.mark(record.id, "no longer wanted", only=_is_warm)
 
     async def _refill(self, wanted: dict[str, tuple[DockerImage, int]]) -> bool:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, cast
 
-from machinekit import Caller, Fleet
+from machinekit import Caller, Fleet, eventually
 from msgspec.structs import replace
 from regrow_machine_manager.capacity import Claims
 from regrow_machine_manager.context import Context
@@ -29,20 +29,19 @@ from regrow_service.answers import Answers
 from regrow_service.metrics import Metrics
 
 
-def _never(work: Coroutine[Any, Any, None], name: str) -> None:
-    work.close()
-    raise AssertionError(f"{name} is begun")
-
-
 @asynccontextmanager
-async def context(fleet: Fleet) -> AsyncIterator[Context]:
+async def context(fleet: Fleet, *options: str) -> AsyncIterator[Context]:
     """Parts of a manager whose records are not followed: it knows what it has read."""
-    settings = fleet.settings()
+    settings = fleet.settings("n1", *options)
+
+    def no_work(work: Coroutine[Any, Any, None], name: str) -> None:
+        work.close()
+
     records = Records(fleet.bus)
     yield Context(
         id="w_old", node="n1", bus=fleet.bus, settings=settings, metrics=Metrics(TABLE), records=records,
         claims=Claims(records), backends=Backends(settings, "", lambda: None), answers=Answers(fleet.bus),
-        stopping=asyncio.Event(), background=_never,
+        stopping=asyncio.Event(), background=no_work,
     )  # fmt: skip
 
 
@@ -80,3 +79,20 @@ async def test_a_warm_machine_that_was_taken_is_not_stopped_for_room(fleet: Flee
         assert taken
         await spare.give_up_one()
     assert (await fleet.record("m_1")).state == "ready"
+
+
+async def test_more_warm_machines_than_wanted_are_given_up(fleet: Fleet) -> None:
+    """As when two managers of a node began to make them at the same time: the first ones stay."""
+    caller = await fleet.caller(process=True)
+    record = replace(_record(caller, state="warm", image=encode_image(DockerImage("x"))), app="", node="n1")
+    async with context(fleet, "--warm", "x=2") as here:
+        spare = Warm(here, Ending(here))
+        for number in range(5):
+            assert await here.records.create(replace(record, id=f"m_{number}"))
+        looking = asyncio.create_task(spare.run())
+        try:
+            await eventually(lambda: len(spare.spare("n1")) <= 2, "they are given up")
+        finally:
+            looking.cancel()
+            await asyncio.wait([looking])
+    assert sorted(each.id for each in await fleet.records() if each.state == "warm") == ["m_0", "m_1"]
