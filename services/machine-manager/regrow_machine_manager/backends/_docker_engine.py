@@ -25,12 +25,8 @@ from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-import docker
-import requests
-from docker.errors import APIError, DockerException
-from docker.utils import kwargs_from_env, parse_host
-
 from ..backend import BackendUnavailable, Completed, MachineFailed
+from ._docker_sdk import docker, load, requests
 
 T = TypeVar("T")
 
@@ -60,7 +56,7 @@ class Interrupted(BackendUnavailable):
     """The engine knows nothing of a program any more: it, or the container, ended meanwhile."""
 
 
-def failed(what: str, error: APIError) -> MachineFailed | BackendUnavailable:
+def failed(what: str, error: docker.errors.APIError) -> MachineFailed | BackendUnavailable:
     """The error to raise for what the engine refuses."""
     said = str(error.explanation or error).strip()
     if error.status_code == 503:
@@ -85,9 +81,10 @@ class Engine:
         Raises:
             BackendUnavailable: no engine answers.
         """
+        await self._in_thread(load)
         try:
-            options = kwargs_from_env()
-            self._address = str(parse_host(options.get("base_url"), tls="tls" in options))
+            options = docker.utils.kwargs_from_env()
+            self._address = str(docker.utils.parse_host(options.get("base_url"), tls="tls" in options))
             if not self._address.startswith(("http+unix://", "http://", "https://")):
                 raise BackendUnavailable(
                     f"Docker at {self.url} cannot be used", hint="give unix:// or tcp:// in $DOCKER_HOST"
@@ -97,7 +94,7 @@ class Engine:
             make = partial(docker.APIClient, version="auto", max_pool_size=THREADS, **options)
             self._client = await self._in_thread(partial(make, timeout=TIMEOUT))
             self._slow = await self._in_thread(partial(make, timeout=LONG))
-        except DockerException as error:
+        except docker.errors.DockerException as error:
             raise BackendUnavailable(f"Docker does not answer: {error}", hint=_HINT) from error
 
     async def close(self) -> None:
@@ -130,7 +127,7 @@ class Engine:
 
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, knock)
-        except APIError:
+        except docker.errors.APIError:
             raise
         except (requests.exceptions.RequestException, OSError) as error:
             raise BackendUnavailable(f"Docker does not answer: {error}", hint=_HINT) from error
@@ -252,7 +249,7 @@ class Engine:
         """Tell of a start that lasts, as the program does; most have ended before the first look."""
         delay = 0.1
         # Not told here that the engine is gone: who carries its output is.
-        with contextlib.suppress(APIError, BackendUnavailable):
+        with contextlib.suppress(docker.errors.APIError, BackendUnavailable):
             found: dict[str, Any] = {"Pid": 0, "Running": True}
             while found["Running"] and not found["Pid"]:
                 await asyncio.sleep(delay)
@@ -263,7 +260,7 @@ class Engine:
     async def _look(self, made: str) -> dict[str, Any]:
         try:
             return await self.call(lambda c: c.exec_inspect(made))
-        except APIError as error:
+        except docker.errors.APIError as error:
             if error.status_code != 404:
                 raise
             # An engine that restarted knows none of the programs it started before.
@@ -316,17 +313,17 @@ def _stat(client: Any, container: str, answer: requests.Response) -> dict[str, A
     client.inspect_container(container)  # raises where it is the container that is missing
     if answer.status_code == 404:
         return None
-    raise APIError(f"{answer.status_code} for a path in {container}", response=answer)
+    raise docker.errors.APIError(f"{answer.status_code} for a path in {container}", response=answer)
 
 
-def _refused(status: int, body: bytes) -> APIError:
+def _refused(status: int, body: bytes) -> docker.errors.APIError:
     answer = requests.Response()
     answer.status_code = status
     try:
         said = json.loads(body)["message"]
     except (ValueError, KeyError, TypeError):
         said = body.decode(errors="replace")
-    return APIError(f"{status} from Docker", response=answer, explanation=said)
+    return docker.errors.APIError(f"{status} from Docker", response=answer, explanation=said)
 
 
 def _context(tls: Any) -> ssl.SSLContext:

@@ -9,13 +9,12 @@ import asyncio
 from typing import Any
 
 import structlog
-from docker.errors import APIError
-from docker.utils import parse_repository_tag
 from regrow_protocol.images import DockerImage
 
 from ..backend import MachineFailed
 from ._docker_engine import Engine, failed
 from ._docker_options import SNAPSHOT
+from ._docker_sdk import docker
 
 _PULLS = 3
 """Tries of a pull that fails without saying that there is no such image."""
@@ -61,13 +60,13 @@ class Images:
         """An image that the engine has."""
         try:
             return await self._engine.call(lambda c: c.inspect_image(reference))
-        except APIError as error:
+        except docker.errors.APIError as error:
             if error.status_code == 404:
                 return None
             raise failed(f"Docker does not look at the image {reference}", error) from error
 
     async def _pull(self, reference: str) -> Found:
-        repository, tag = parse_repository_tag(reference)
+        repository, tag = docker.utils.parse_repository_tag(reference)
 
         def pull(client: Any) -> str:
             """What went wrong."""
@@ -79,7 +78,7 @@ class Images:
             await asyncio.sleep(float(attempt))
             try:
                 said = await self._engine.call(pull, slow=True)
-            except APIError as error:
+            except docker.errors.APIError as error:
                 said = str(error.explanation or error)
                 if error.status_code in (401, 403, 404):
                     raise ImageMissing(f"There is no image {reference}: {said}", hint="check its name") from error
@@ -120,12 +119,12 @@ class Images:
         try:
             filters = {"dangling": True, "label": [SNAPSHOT, *labels]}
             await self._engine.call(lambda c: c.prune_images(filters), slow=True)
-        except APIError as error:  # somebody else does it just now
+        except docker.errors.APIError as error:  # somebody else does it just now
             log.warning("docker-prune-refused", error=str(error))
 
     async def _remove(self, reference: str, *, force: bool) -> None:
         try:
             await self._engine.call(lambda c: c.remove_image(reference, force=force), slow=True)
-        except APIError as error:
+        except docker.errors.APIError as error:
             if error.status_code not in (404, 409):  # gone, or used by a machine or a later snapshot
                 raise failed(f"Docker does not remove the image {reference}", error) from error

@@ -11,10 +11,10 @@ import posixpath
 import re
 from typing import Any
 
-from docker.types import DeviceRequest, Mount
 from regrow_protocol.images import DockerImage, InvalidImage, size
 
 from ..paths import MAX_PATH
+from ._docker_sdk import docker
 
 STATE = "/var/lib/regrow"
 """Folder in the container for the manager's own files: a volume, so that no snapshot contains it and it goes with the
@@ -71,15 +71,15 @@ def create(api: Any, image: DockerImage, reference: str, labels: dict[str, str])
     It does nothing but wait, as root, so that no command of an ordinary user can end it; and below an init process, so
     that it ends at once when asked to and nothing that commands leave behind stays as a zombie.
     """
-    mounts = [Mount(STATE, None, labels=labels)]
+    mounts = [docker.types.Mount(STATE, None, labels=labels)]
     for source, target in image.volumes.items():
         path = target.removesuffix(":ro")
         kind = "bind" if source.startswith("/") else "volume"
-        mounts.append(Mount(path, source, type=kind, read_only=path != target))
+        mounts.append(docker.types.Mount(path, source, type=kind, read_only=path != target))
     memory = size(image.memory) if image.memory is not None else None
     gpus = None
     if image.gpus is not None:
-        gpus = [DeviceRequest(count=-1 if image.gpus == "all" else image.gpus, capabilities=[["gpu"]])]
+        gpus = [docker.types.DeviceRequest(count=-1 if image.gpus == "all" else image.gpus, capabilities=[["gpu"]])]
     host = api.create_host_config(
         mounts=mounts,
         network_mode=image.network,

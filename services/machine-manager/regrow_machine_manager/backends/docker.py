@@ -24,7 +24,6 @@ from functools import partial
 from typing import Any, ClassVar
 
 import structlog
-from docker.errors import APIError
 from regrow_protocol.errors import RegrowError
 from regrow_protocol.images import DockerImage, size
 from regrow_protocol.machines import Port
@@ -45,6 +44,7 @@ from . import _docker_options as options
 from ._docker_engine import Engine, Interrupted, failed
 from ._docker_freezing import Freezing
 from ._docker_images import Found, ImageMissing, Images
+from ._docker_sdk import docker
 from ._docker_setup import Setup
 from ._docker_users import User
 
@@ -113,10 +113,10 @@ class DockerBackend(Backend[DockerImage]):
             if not complete:
                 await self._setup.folders(name, image.workdir, user)
             await self._engine.call(lambda c: c.start(name))
-        except (APIError, MachineFailed) as error:
+        except (docker.errors.APIError, MachineFailed) as error:
             if not complete:
                 await self.stop(data)  # it cannot run: it is of no use to anybody
-            if isinstance(error, APIError):
+            if isinstance(error, docker.errors.APIError):
                 raise failed(f"Docker does not start a container of {image.image}", error) from error
             raise
         return Spawned(data)
@@ -130,7 +130,7 @@ class DockerBackend(Backend[DockerImage]):
                 await self._engine.call(
                     lambda c: c.create_container_from_config(options.create(c, image, found["Id"], labels), name)
                 )
-            except APIError as error:
+            except docker.errors.APIError as error:
                 if error.status_code != 409:
                     raise failed(f"Docker makes no container of {image.image}", error) from error
             else:
@@ -147,7 +147,7 @@ class DockerBackend(Backend[DockerImage]):
         name = data["container"]
         try:
             await self._engine.call(lambda c: c.remove_container(name, force=True, v=True), slow=True)
-        except APIError as error:
+        except docker.errors.APIError as error:
             if error.status_code == 409:  # its removal is under way
                 await self._engine.call(lambda c: _until_gone(c, name))
             elif error.status_code != 404:
@@ -184,7 +184,7 @@ class DockerBackend(Backend[DockerImage]):
                 if await self._container(container) is None:
                     raise _lost(container) from None
                 raise
-            except APIError as error:
+            except docker.errors.APIError as error:
                 # No program was started: its container stopped, is paused, starts or ends; or it is the arguments.
                 refused += error.status_code not in (404, 409)
                 if refused > _REFUSALS:
@@ -278,7 +278,7 @@ class DockerBackend(Backend[DockerImage]):
         try:
             async with self._freezing.freezing(container):
                 name, found = await self._images.commit(container, snapshot, self._labels("", ""))
-        except APIError as error:
+        except docker.errors.APIError as error:
             if error.status_code == 404:
                 raise _lost(container) from error
             raise failed(f"Docker does not commit {container}", error) from error
@@ -321,7 +321,7 @@ class DockerBackend(Backend[DockerImage]):
     async def _container(self, name: str) -> dict[str, Any] | None:
         try:
             return await self._engine.call(lambda c: c.inspect_container(name))
-        except APIError as error:
+        except docker.errors.APIError as error:
             if error.status_code == 404:
                 return None
             raise BackendUnavailable(f"Docker does not answer: {error}", hint="try again") from error
@@ -336,7 +336,7 @@ class DockerBackend(Backend[DockerImage]):
         log.info("docker-machine-restarted", container=name, exit_code=found["State"]["ExitCode"])
         try:
             await self._engine.call(lambda c: c.start(name))
-        except APIError as error:
+        except docker.errors.APIError as error:
             if error.status_code in (404, 409):  # its removal is under way
                 return False
             raise failed(f"Docker does not start {name} again", error) from error
@@ -360,6 +360,6 @@ def _lost(container: str) -> MachineLost:
 def _until_gone(client: Any, container: str) -> None:
     try:
         client.wait(container, timeout=client.timeout, condition="removed")
-    except APIError as error:
+    except docker.errors.APIError as error:
         if error.status_code != 404:
             raise
