@@ -192,7 +192,7 @@ class SSHServer:
         with contextlib.suppress(psutil.NoSuchProcess):
             for child in psutil.Process(self._process.pid).children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    if child.cmdline() and child.cmdline()[0].startswith("sshd"):
+                    if "".join(child.cmdline()[:1]).startswith("sshd"):
                         found.append(child)
         return found
 
