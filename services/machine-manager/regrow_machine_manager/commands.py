@@ -28,6 +28,9 @@ from .watching import Status, Watch, Watcher, parse, parse_sized
 Piece = Callable[[str, int, bytes], Awaitable[None]]
 """Takes channel, offset and data of a piece of output."""
 
+Room = Callable[[int], Awaitable[None]]
+"""Waits until so many bytes of output may be held in memory."""
+
 PIECE = 48 * 1024
 """Bytes of a piece of output that is streamed, at most."""
 
@@ -126,6 +129,7 @@ class Commands:
         id: str,  # noqa: A002
         exec: Exec,  # noqa: A002
         chunk: Piece | None = None,
+        room: Room | None = None,
     ) -> ExecDone:
         """Start the command unless it was started, and wait for its end.
 
@@ -135,6 +139,7 @@ class Commands:
             id: of the command.
             exec: what to run.
             chunk: is given what it writes, in order and from the beginning, when `exec.stream`.
+            room: is awaited before outputs are fetched that are more than what comes along with the end.
 
         Raises:
             CommandLost: it was started, and how it ended cannot be known.
@@ -144,7 +149,7 @@ class Commands:
         check(id, exec)
         async with _Reach(self, data) as reach:
             try:
-                return await _Call(reach, id, exec, chunk if exec.stream else None).run()
+                return await _Call(reach, id, exec, chunk if exec.stream else None, room).run()
             except CommandLost as lost:
                 raise CommandLost(f"{lost.message}: {id} on {machine}", hint=lost.hint) from None
 
@@ -261,11 +266,19 @@ class _Reach:
 class _Call:
     """One caller's wait for one command."""
 
-    def __init__(self, reach: _Reach, id: str, exec: Exec, chunk: Piece | None) -> None:  # noqa: A002
+    def __init__(
+        self,
+        reach: _Reach,
+        id: str,  # noqa: A002
+        exec: Exec,  # noqa: A002
+        chunk: Piece | None,
+        room: Room | None,
+    ) -> None:
         self._reach = reach
         self._id = id
         self._exec = exec
         self._chunk = chunk
+        self._room = room
         self._sent = [0, 0]
         self._tasks: list[asyncio.Task[None]] = []
         self._limit: asyncio.Task[None] | None = None
@@ -437,6 +450,10 @@ class _Call:
             await self._send(status)
             stdout = stderr = b""
         else:
+            cap = self._exec.max_output
+            size = sum(cap if total is None else min(total, cap) for total in status.totals)
+            if self._room is not None and size > wrapper.INLINE:
+                await self._room(size)
             stdout, stderr = await self._fetch(status, 0), await self._fetch(status, 1)
         return ExecDone(
             exit_code=status.code,
