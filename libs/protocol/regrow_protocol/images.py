@@ -248,7 +248,7 @@ def size(value: int | str) -> int:
     number, unit = (text[:-1], text[-1]) if text[-1] in _UNITS else (text, "")
     try:
         found = int(float(number) * _UNITS[unit])
-    except ValueError:
+    except (ValueError, OverflowError):
         found = 0
     if found <= 0:
         raise InvalidImage(f"{value!r} is no size", hint='bytes, or as "512m", "2g"')

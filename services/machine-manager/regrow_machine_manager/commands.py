@@ -373,7 +373,7 @@ class _Call:
             if self._chunk is not None:
                 await self._send(status)
             if status.state == "exit":
-                if status.whole or not status.end <= status.now < status.end + HELD:
+                if status.whole or not (status.held or status.end <= status.now < status.end + HELD):
                     break
             elif status.state == "gone":
                 raise CommandLost("The command ran, and its output has been removed since")

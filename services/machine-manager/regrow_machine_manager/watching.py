@@ -28,6 +28,7 @@ class Status:
         code: its exit code.
         start, end, now: when it began and ended, and when this was said.
         totals: bytes of its outputs in all; None while something holds them open.
+        held: another manager holds what it wrote in its hands, until it puts that into files or dies.
         why: it was killed, `kill` or `timeout`.
         sizes: bytes of its outputs that are there, where they were asked for.
         inline: beginnings of its outputs, where they came along.
@@ -40,6 +41,7 @@ class Status:
     end: float = 0.0
     now: float = 0.0
     totals: tuple[int | None, int | None] = (None, None)
+    held: bool = False
     why: str = ""
     sizes: tuple[int, int] = (0, 0)
     inline: tuple[bytes, bytes] | None = None
@@ -62,7 +64,8 @@ def parse(line: str) -> Status:
         match words:
             case ["exit", code, start, end, now, out, err, why]:
                 totals = (_number(out), _number(err))
-                return Status("exit", int(code), float(start), float(end), float(now), totals, why.strip("-"))
+                held = "h" in (out, err)
+                return Status("exit", int(code), float(start), float(end), float(now), totals, held, why.strip("-"))
             case ["run", start, now, why]:
                 return Status("run", start=float(start), now=float(now), why=why.strip("-"))
             case ["dead", start, now]:
@@ -83,7 +86,7 @@ def parse_sized(line: str) -> Status:
 
 
 def _number(text: str) -> int | None:
-    return None if text in {"", "-"} else int(text)
+    return None if text in {"", "-", "h"} else int(text)
 
 
 class Watch:

@@ -12,6 +12,7 @@ Files of the command `ID`, in the folder `commands` of the machine's state:
 - `ID.exit`: `code time`, one line: whole when it ends in a newline.
 - `ID.killed`: why it was killed, `kill` or `timeout`.
 - `ID.in.N`: its input, until it ended.
+- `ID.h`: a manager holds the outputs in its hands and will put them into files, unless it dies (`HOLD`).
 - `ID.d`: the outputs of a command that did not end soon are being kept; while that is so (`HOLD`).
 - `ID.gone`: it ran, and its files have been removed.
 
@@ -65,6 +66,10 @@ status() {
         total "$1.n1"
         rg_n1=$rg_n
         total "$1.n2"
+        if [ -e "$1.h" ]; then
+            [ "$rg_n1" != - ] || rg_n1=h
+            [ "$rg_n" != - ] || rg_n=h
+        fi
         echo "exit $rg_code $rg_t $rg_end $rg_now $rg_n1 $rg_n $rg_why"
     elif alive "$rg_pid" "$rg_start"; then
         echo "run $rg_t $rg_now $rg_why"
@@ -207,6 +212,7 @@ claim "$rg_id" || {
     rm -f "$rg_o" "$rg_e"
     exit 0
 }
+: >"$rg_id.h"
 exec 3<&0 </dev/null 2>/dev/null 5<>"$rg_o" 7<"$rg_o" 8>"$rg_o" 5>&-
 exec 5<>"$rg_e" 6<"$rg_e" 9>"$rg_e" 5>&-
 (
@@ -215,10 +221,16 @@ exec 5<>"$rg_e" 6<"$rg_e" 9>"$rg_e" 5>&-
     : >"$rg_id.d"
     exec 3<&-
     drain "$rg_id.out" "$rg_id.n1" <&7 6<&- 7<&- &
+    rg_1=$!
     drain "$rg_id.err" "$rg_id.n2" <&6 6<&- 7<&- &
+    rg_2=$!
     exec 6<&- 7<&-
-    wait
-    rm -f "$rg_o" "$rg_e" "$rg_id.d"
+    (
+        sleep 1
+        rm -f "$rg_id.h"
+    ) &
+    wait $rg_1 $rg_2
+    rm -f "$rg_o" "$rg_e" "$rg_id.d" "$rg_id.h"
 ) &
 (become "$@") >&8 2>&9 3<&- 6<&- 7<&- 8>&- 9>&-
 rg_code=$?
@@ -226,11 +238,12 @@ exec 8>&- 9>&-
 now
 echo "$rg_code $rg_now" >"$rg_id.exit"
 [ ! -e "$rg_id.d" ] || wait
+printf +
 status "$rg_id"
 """
 )
 """As `HERE`, of a command without input: its outputs are left in FIFOs, for the caller to take, until the shell's input
-closes.
+closes. A `+` before the status says that it ran here, not elsewhere before.
 
 Arguments: the FIFO of each output, then as for `HERE`. A line on its input says that the outputs were taken.
 """
@@ -393,7 +406,7 @@ for rg_f in *.exit; do
         continue
     fi
     (umask 022; : >"$rg_id.gone") || continue
-    set -- "$@" "$rg_id.out" "$rg_id.err" "$rg_id.n1" "$rg_id.n2" "$rg_id.d"
+    set -- "$@" "$rg_id.out" "$rg_id.err" "$rg_id.n1" "$rg_id.n2" "$rg_id.d" "$rg_id.h"
     set -- "$@" "$rg_id.killed" "$rg_id.exit" "$rg_id.pid" "$rg_id.run"
     if [ $# -ge 1800 ]; then
         rm -f "$@"

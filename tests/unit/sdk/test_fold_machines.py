@@ -307,6 +307,21 @@ def test_a_machine_can_be_sent(world: World) -> None:
 
 
 @agent_process
+async def thief() -> str:
+    try:
+        await Machine("m_1", "another app", "node-1", "local").exec("true")
+    except MachineLost as error:
+        return error.message
+    return "?"
+
+
+def test_a_machine_of_another_app_is_refused(world: World) -> None:
+    """Nobody would answer: it is an error at once."""
+    assert "another app" in world.run(thief)
+    assert world.commands == []
+
+
+@agent_process
 async def wrong(what: str) -> None:
     box = await machine(LocalImage())
     calls: dict[str, Any] = {

@@ -25,7 +25,7 @@ from .. import scope
 from ..api import step
 from ..commanding import Asked
 from ..errors import InvalidArguments
-from .errors import MachineError
+from .errors import MachineError, MachineLost
 from .execution import ExecResult, ExecStream, LineFeed, result_of
 from .folders import download, upload
 
@@ -271,7 +271,13 @@ class Machine:
         return wire.machine_subject(self.app, self.node, self.id)
 
     def _ask(self, name: str, args: Struct, type_: Any, feed: LineFeed | None = None) -> Asked:
-        return scope.current().command(f"machine.{name}", self._subject, args, type_, MachineError, feed)
+        here = scope.current()
+        if self.app != here.app:
+            raise MachineLost(
+                f"The machine {self.id} is of the app {self.app!r}, not of {here.app!r}",
+                hint="only processes of its app can use a machine",
+            )
+        return here.command(f"machine.{name}", self._subject, args, type_, MachineError, feed)
 
 
 def _is_file(path: str) -> bool:

@@ -58,8 +58,10 @@ async def hold(
         later.cancel()
         for path in fifos:
             path.unlink(missing_ok=True)
+        mine = done.stdout.startswith(b"+")  # these FIFOs are the command's; of a repeat they are nobody's
+        done = Completed(done.exit_code, done.stdout.removeprefix(b"+"), done.stderr)
         words = done.stdout.split()
-        if life.closed or done.exit_code != 0 or words[:1] != [b"exit"] or words[5:7] != [b"-", b"-"]:
+        if not mine or life.closed or done.exit_code != 0 or words[5:7] != [b"h", b"h"]:
             return done
         kept = [
             _move(end, files / f"{id}.{suffix}", cap, owner) for end, suffix in zip(ends, ("out", "err"), strict=True)
@@ -70,6 +72,7 @@ async def hold(
                 return done  # the guard goes on
             totals.append(b"%d" % total)
             _write(files / f"{id}.{suffix}", b"%d\n" % total, owner)
+        (files / f"{id}.h").unlink(missing_ok=True)
         life.tell()
         line = b" ".join([*words[:5], *totals, *words[7:]])
         return Completed(0, line + b"\n" + kept[0][1], kept[1][1])
