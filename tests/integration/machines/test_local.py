@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import shutil
 import stat
 import subprocess
+import warnings
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -63,6 +65,20 @@ async def test_half_made_machines_are_not_there(local: LocalBackend, monkeypatch
     assert await local.made() == {}
     await local.spawn("m_1", LocalImage(), load={})
     assert list(await local.made()) == ["m_1"]
+
+
+async def test_managers_that_make_the_same_make_it_once(local: LocalBackend) -> None:
+    """A manager that was taken for dead and its heirs make one machine and one snapshot, and all are told of it."""
+    for round_ in range(10):
+        made = await asyncio.gather(*[local.spawn(f"m_{round_}", LocalImage(), load={}) for _ in range(8)])
+        assert made == [made[0]] * 8
+        data = made[0].data
+        await local.write(data, at(local, data, "f"), b"x")
+        kept = await asyncio.gather(*[local.snapshot(data, f"s_{round_}") for _ in range(8)])
+        assert kept == [kept[0]] * 8
+        assert [p.name for p in Path(kept[0]["folder"]).iterdir()] == ["f"]
+    names = sorted(p.name for p in (local.node.folder / "machines").iterdir())
+    assert names == sorted(f"m_{round_}" for round_ in range(10)), "nothing half made is left"
 
 
 async def test_a_given_folder_is_kept_and_not_littered(local: LocalBackend, tmp_path: Path) -> None:
@@ -156,6 +172,61 @@ async def test_stop_ends_all_and_removes_all(local: LocalBackend, machine: Data,
     assert not await local.attach(machine)
     with pytest.raises(MachineLost):
         await commands.run(machine["machine"], machine, "p.2", Exec("true"))
+
+
+async def test_stop_ends_what_has_dropped_its_variables(
+    local: LocalBackend, machine: Data, commands: Commands, tmp_path: Path
+) -> None:
+    """A process without any mark ends with the machine in whose folder it works; one beside the folder does not."""
+    work = Path(local.workdir(machine))
+    script = "mkdir d; cd d; env -i /usr/bin/setsid /bin/sh -c 'echo $$ >../away; exec /bin/sleep 600' >&- 2>&- &"
+    await commands.run(machine["machine"], machine, "p.1", Exec(script))
+    await until(lambda: (work / "away").exists() and (work / "away").read_text(), "start")
+    away = psutil.Process(int((work / "away").read_text()))
+    beside = Path(f"{machine['home']}-x")
+    beside.mkdir()
+    stranger = subprocess.Popen(["/bin/sleep", "600"], cwd=beside)  # noqa: ASYNC220
+    try:
+        await local.stop(machine)
+        assert not away.is_running() or away.status() == psutil.STATUS_ZOMBIE
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+        if away.is_running():
+            away.kill()
+
+
+def test_a_command_that_outlives_its_loop_is_reaped(tmp_path: Path) -> None:
+    """A manager that ends leaves commands running: nothing complains of them, and the next loop reaps them."""
+    backend = LocalBackend(Node("here", tmp_path / "node"))
+
+    async def leave() -> tuple[Data, int]:
+        data = (await backend.spawn("m_1", LocalImage(), load={})).data
+        pid = Path(backend.workdir(data)) / "pid"
+        running = asyncio.create_task(backend.exec(data, ["sh", "-c", "echo $$ >pid; exec sleep 600"]))
+        await until(lambda: pid.exists() and pid.read_text(), "start")
+        running.cancel()
+        await asyncio.wait([running])
+        return data, int(pid.read_text())
+
+    async def come_back(data: Data, pid: int) -> None:
+        assert psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+        await backend.stop(data)
+        again = (await backend.spawn("m_2", LocalImage(), load={})).data
+        await backend.exec(again, ["true"])
+        assert not psutil.pid_exists(pid)
+        await backend.stop(again)
+
+    asyncio.run(come_back(*asyncio.run(leave())))  # what this process opens once is open now
+    before = len(os.listdir("/proc/self/fd"))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        left = asyncio.run(leave())
+        gc.collect()
+    assert [str(warning.message) for warning in said] == []
+    asyncio.run(come_back(*left))
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 async def test_snapshot_restore_fork_and_drop(local: LocalBackend, machine: Data, commands: Commands) -> None:

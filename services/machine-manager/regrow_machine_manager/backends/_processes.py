@@ -1,7 +1,8 @@
 """Short programs as processes of this node, without a thread or a watcher each.
 
 A program is a session of its own. It is waited for by its end and not by the end of its output: what it started may
-hold that for as long as it likes. A caller that is cancelled leaves it running; it is reaped when it ends.
+hold that for as long as it likes. A caller that is cancelled leaves it running; it is reaped when it ends: by the loop
+that it was started in, and when that is closed before, by the next `run` in this process.
 """
 
 from __future__ import annotations
@@ -16,6 +17,11 @@ from pathlib import Path
 from ..backend import Completed
 
 _PIECE = 256 * 1024
+
+_running: dict[asyncio.AbstractEventLoop, dict[subprocess.Popen[bytes], int]] = {}
+"""What each loop waits for, with its pidfd: a loop that is closed forgets what it waits for, and reaps nothing."""
+_left: set[subprocess.Popen[bytes]] = set()
+"""Those whose loop was closed while they ran."""
 
 
 async def run(
@@ -38,6 +44,7 @@ async def run(
     Raises:
         OSError: it cannot be started.
     """
+    _reap()
     user, group, groups = account if account is not None else (None, None, None)
     process = subprocess.Popen(  # noqa: S603, ASYNC220 - as quick as asyncio's own, which does the same
         argv,
@@ -142,12 +149,28 @@ def _ended(process: subprocess.Popen[bytes]) -> asyncio.Future[None]:
     loop = asyncio.get_running_loop()
     future: asyncio.Future[None] = loop.create_future()
     fd = os.pidfd_open(process.pid)
+    waited = _running.setdefault(loop, {})
+    waited[process] = fd
 
     def end() -> None:
         loop.remove_reader(fd)
         os.close(fd)
         process.wait()
+        del waited[process]
+        if not waited:
+            del _running[loop]
         _settle(future)
 
     loop.add_reader(fd, end)
     return future
+
+
+def _reap() -> None:
+    """See to what closed loops have left running."""
+    for loop in [loop for loop in list(_running) if loop.is_closed()]:
+        for process, fd in _running.pop(loop, {}).items():
+            os.close(fd)
+            _left.add(process)
+    for process in list(_left):
+        if process.poll() is not None:
+            _left.discard(process)

@@ -3,13 +3,15 @@
 A machine `m` has `machines/m` in the backend's folder with its record (`machine.json`), the manager's own files
 (`state`) and, unless its image names a folder that is kept, the folder that it works in (`work`). Every process of it
 carries `REGROW_MACHINE=m` and that folder (`REGROW_MACHINE_HOME`) among its variables, by which `stop` finds those that
-left their command's group. What is made is made aside, in `.making.…`, and renamed when it is whole.
+left their command's group; those that dropped their variables too are found while they work in that folder. What is
+made is made aside, in `.making.…`, and renamed when it is whole: of two that make the same one the first wins.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import pwd
@@ -86,7 +88,7 @@ class LocalBackend(Backend[LocalImage]):
                         _files.give(work, account)
                 (making / "machine.json").write_text(json.dumps(data))
                 making.chmod(0o711)
-                making.rename(home)
+                _settle(making, home)
             except BaseException:
                 shutil.rmtree(making, ignore_errors=True)
                 raise
@@ -239,7 +241,7 @@ class LocalBackend(Backend[LocalImage]):
         try:
             _files.copy(source, making / "work")
             folder.parent.mkdir(exist_ok=True, mode=0o700)
-            (making / "work").rename(folder)
+            _settle(making / "work", folder)
         finally:
             shutil.rmtree(making, ignore_errors=True)
 
@@ -253,7 +255,7 @@ class LocalBackend(Backend[LocalImage]):
         began = time.monotonic()
         sent = signal.SIGTERM
         told = set[int]()
-        while found := await asyncio.to_thread(_marked, data["home"]):
+        while found := await asyncio.to_thread(_processes_of, data["home"]):
             if time.monotonic() - began >= _GRACE:
                 sent = signal.SIGKILL
             if time.monotonic() - began >= 2 * _GRACE:
@@ -320,14 +322,29 @@ def _limiting(limits: Limits) -> list[str]:
     return [program, *options]
 
 
-def _marked(home: str) -> set[int]:
-    """Processes that carry the mark of the machine in this folder."""
-    mark = f"{_MARK}={home}".encode()
+def _settle(made: Path, place: Path) -> None:
+    """Move what is whole to its place; where another manager was quicker, its own stays and this one goes.
+
+    Nothing but a whole one ever stands there: it comes, and goes, by renaming.
+    """
+    try:
+        made.rename(place)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        _files.remove(made)
+
+
+def _processes_of(home: str) -> set[int]:
+    """Processes that carry the mark of the machine in this folder, or have their folder or root in it."""
+    mark, real = f"{_MARK}={home}".encode(), os.path.realpath(home)
     found = set[int]()
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
-                if mark in (entry / "environ").read_bytes().split(b"\0"):
+                if mark in (entry / "environ").read_bytes().split(b"\0") or any(
+                    f"{(entry / link).readlink()}/".startswith(f"{real}/") for link in ("cwd", "root")
+                ):
                     found.add(int(entry.name))
             except (FileNotFoundError, ProcessLookupError, PermissionError):
                 continue  # it ended, or it is another user's: none of ours
