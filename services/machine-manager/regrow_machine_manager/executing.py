@@ -2,6 +2,8 @@
 
 At most so many run at a time, on the node and on one machine; more wait here, in hand, and beyond `MAX_WAITING` they
 are given back to the server for a while. So there is always a hand for `kill` and `stop`, which wait for nothing.
+
+Large outputs stay on their machines until there is memory for them and for the answer that is made of them.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from regrow_service.answers import Answer
 from regrow_service.consumer import Later
 
 from .backend import Data, MachineLost
+from .budget import Budget, Share
 from .commands import CommandRefused
 from .context import Context
 from .measures import RUNNING, WAITING
@@ -24,6 +27,12 @@ from .patience import patiently
 from .registry import Opened
 
 MAX_WAITING = 4096
+
+MEMORY = 256 * 1024 * 1024
+"""Bytes that large answers of a manager may take at a time, until they are sent."""
+
+COPIES = 4
+"""Bytes that a byte of output takes until its answer is sent: itself, in base64, in JSON, and in the messages of it."""
 
 
 class Executing:
@@ -37,12 +46,20 @@ class Executing:
         self._machines: dict[str, asyncio.Semaphore] = {}
         self._tasks: dict[str, set[asyncio.Task[Answer]]] = {}
         self._running = context.metrics[RUNNING]
+        self._memory = Budget(MEMORY)
         self._waiting = 0
         self._waiting_gauge = context.metrics[WAITING]
         context.records.subscribe(self._changed)
 
-    async def exec(self, command: Command, record: MachineRecord, opened: Opened, data: Data) -> Answer:
+    def share(self) -> Share:
+        """Of the memory for large answers: for one exec, until its answer is sent."""
+        return Share(self._memory)
+
+    async def exec(self, command: Command, record: MachineRecord, opened: Opened, data: Data, share: Share) -> Answer:
         """Run a command, or attach to it when it runs or has ended.
+
+        Args:
+            share: holds the memory of the answer afterwards.
 
         Raises:
             MachineLost: the machine was stopped meanwhile.
@@ -51,7 +68,7 @@ class Executing:
         if self._waiting >= MAX_WAITING:
             raise Later("too many commands wait on this node", delay=random.uniform(2.0, 5.0))  # noqa: S311
         machine = record.id
-        task = asyncio.ensure_future(self._exec(command, machine, opened, data))
+        task = asyncio.ensure_future(self._exec(command, machine, opened, data, share))
         tasks = self._tasks.setdefault(machine, set())
         tasks.add(task)
         try:
@@ -70,7 +87,7 @@ class Executing:
                 del self._tasks[machine]
                 self._machines.pop(machine, None)
 
-    async def _exec(self, command: Command, machine: str, opened: Opened, data: Data) -> Answer:
+    async def _exec(self, command: Command, machine: str, opened: Opened, data: Data, share: Share) -> Answer:
         slots = self._machines.setdefault(machine, asyncio.Semaphore(self._each))
         self._wait(1)
         try:
@@ -84,13 +101,13 @@ class Executing:
             self._wait(-1)
         self._running.inc()
         try:
-            return await self._run(command, machine, opened, data)
+            return await self._run(command, machine, opened, data, share)
         finally:
             self._running.dec()
             self._node.release()
             slots.release()
 
-    async def _run(self, command: Command, machine: str, opened: Opened, data: Data) -> Answer:
+    async def _run(self, command: Command, machine: str, opened: Opened, data: Data, share: Share) -> Answer:
         here = self._here
         whole = await values.inflate(command, here.bus.get_value)
         wanted = messages.decode(whole.args, Exec)
@@ -104,10 +121,14 @@ class Executing:
         async def chunk(channel: str, offset: int, piece: bytes) -> None:
             await here.answers.chunk(command, channel, offset, piece)
 
+        async def room(size: int) -> None:
+            await share.take(COPIES * size)
+
+        piece = chunk if wanted.stream else None
         done = await patiently(
             here,
             opened.backend.name,
-            lambda: opened.commands.run(machine, data, command.id, wanted, chunk if wanted.stream else None),
+            lambda: opened.commands.run(machine, data, command.id, wanted, piece, room),
         )
         return value(done)
 

@@ -21,6 +21,7 @@ from regrow_service.consumer import Later, Rejected
 from regrow_service.logs import get_logger
 
 from .backend import BackendUnavailable, Data, MachineFailed, MachineLost
+from .budget import Share
 from .capacity import NoCapacity
 from .context import Context
 from .ending import Ending
@@ -61,8 +62,12 @@ class Handling:
             await self._here.answers.send(command, Answer(error=failure(error, retryable=False)))
             raise error
 
+        with self.executing.share() as share:
+            await self._handle(command, target, share)
+
+    async def _handle(self, command: Command, target: str, share: Share) -> None:
         async def work() -> Answer:
-            answer = await self._outcome(command, target)
+            answer = await self._outcome(command, target, share)
             if command.name == "fork" and answer.error is not None:
                 await self._snapshots.give_up(command)
             return answer
@@ -81,9 +86,9 @@ class Handling:
             await self._snapshots.give_up(command)
         await self._here.answers.send(command, Answer(error=Failure("MachineFailed", reason, "machine-failed")))
 
-    async def _outcome(self, command: Command, target: str) -> Answer:
+    async def _outcome(self, command: Command, target: str, share: Share) -> Answer:
         try:
-            return await self._do(command, target)
+            return await self._do(command, target, share)
         except (Later, Rejected, *BUS_ERRORS):
             raise
         except msgspec.MsgspecError as error:
@@ -104,7 +109,7 @@ class Handling:
         self._log.error("a command failed", command=command.id, what=command.name, machine=target, exc_info=error)
         return failure(error)
 
-    async def _do(self, command: Command, target: str) -> Answer:
+    async def _do(self, command: Command, target: str, share: Share) -> Answer:
         if command.name == "drop":
             return await self._snapshots.drop(command, target)
         record = await self._machine(command, target)
@@ -122,7 +127,7 @@ class Handling:
         opened = await patiently(self._here, record.backend, partial(self._opened, record.backend))
         data: Data = msgspec.json.decode(record.data)
         if command.name == "exec":
-            return await self.executing.exec(command, record, opened, data)
+            return await self.executing.exec(command, record, opened, data, share)
         if command.name == "fork":
             return await self._snapshots.fork(command, record, opened, data)
         if command.name == "snapshot":

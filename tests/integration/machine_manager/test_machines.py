@@ -75,6 +75,23 @@ async def test_large_arguments_and_answers_travel_as_values(fleet: Fleet) -> Non
         assert done.stdout == data
 
 
+async def test_many_large_answers_at_once_take_little_memory(fleet: Fleet) -> None:
+    """As much as fits the budget is fetched at a time; all are answered whole."""
+    caller = await fleet.caller()
+    program = await fleet.start()
+    ref = await caller.create()
+    commands = [caller.command("exec", Exec("head -c 15000000 /dev/zero", max_output=15_000_000)) for _ in range(24)]
+    for command in commands:
+        await caller.send(command, ref)
+    for command in commands:
+        done = await caller.answer(command, ExecDone, 90)
+        assert (done.exit_code, done.left_out) == (0, 0)
+        assert done.stdout == bytes(15_000_000)
+    status = Path(f"/proc/{program.process.pid}/status").read_text()
+    peak = int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    assert peak < 600 * 1024 * 1024, "without a budget it is more than a GiB"
+
+
 async def test_output_is_streamed_in_pieces_before_the_answer(fleet: Fleet) -> None:
     """All bytes come as chunks with their offsets, while the command runs; the answer holds none."""
     caller = await fleet.caller()

@@ -185,7 +185,7 @@ async def test_stop_ends_what_has_dropped_its_variables(
     away = psutil.Process(int((work / "away").read_text()))
     beside = Path(f"{machine['home']}-x")
     beside.mkdir()
-    stranger = subprocess.Popen(["/bin/sleep", "600"], cwd=beside)  # noqa: ASYNC220
+    stranger = subprocess.Popen(["/bin/sleep", "600"], cwd=beside)
     try:
         await local.stop(machine)
         assert not away.is_running() or away.status() == psutil.STATUS_ZOMBIE
@@ -219,14 +219,14 @@ def test_a_command_that_outlives_its_loop_is_reaped(tmp_path: Path) -> None:
         await backend.stop(again)
 
     asyncio.run(come_back(*asyncio.run(leave())))  # what this process opens once is open now
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(list(Path("/proc/self/fd").iterdir()))
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         left = asyncio.run(leave())
         gc.collect()
     assert [str(warning.message) for warning in said] == []
     asyncio.run(come_back(*left))
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 async def test_snapshot_restore_fork_and_drop(local: LocalBackend, machine: Data, commands: Commands) -> None:
