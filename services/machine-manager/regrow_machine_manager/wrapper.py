@@ -97,9 +97,12 @@ keep() {
         exec tee "$1" 2>/dev/null
     ) | wc -c >"$2" 2>/dev/null
 }
+rg_o=
 claim() {
     set -C
     echo $$ >"$1.run" || {
+        # First of all: who asked may be gone, and what is printed then ends this shell.
+        [ -z "$rg_o" ] || rm -f "$rg_o" "$rg_e"
         status "$1"
         return 1
     } 2>/dev/null
@@ -202,16 +205,13 @@ rg_o=$1 rg_e=$2
 enter "$3" || exit 1
 shift 3
 if [ -e "$1.run" ] || [ -e "$1.gone" ]; then
-    status "$1"
     rm -f "$rg_o" "$rg_e"
+    status "$1"
     exit
 fi
 rg_id=$1 rg_cap=$2 rg_user=$4 rg_dir=$5
 shift 5
-claim "$rg_id" || {
-    rm -f "$rg_o" "$rg_e"
-    exit 0
-}
+claim "$rg_id" || exit 0
 : >"$rg_id.h"
 exec 3<&0 </dev/null 2>/dev/null 5<>"$rg_o" 7<"$rg_o" 8>"$rg_o" 5>&-
 exec 5<>"$rg_e" 6<"$rg_e" 9>"$rg_e" 5>&-
@@ -226,7 +226,7 @@ exec 5<>"$rg_e" 6<"$rg_e" 9>"$rg_e" 5>&-
     rg_2=$!
     exec 6<&- 7<&-
     (
-        sleep 1
+        (cd / && exec sleep 1)
         rm -f "$rg_id.h"
     ) &
     wait $rg_1 $rg_2
