@@ -39,6 +39,7 @@ from .os_process import Identity, end, is_alive
 STOP_GRACE = 8.0
 """Seconds until a stack that does not stop is killed; it needs less than five."""
 _POLL = 0.02
+_SEEN_CLOSED = 1.0
 
 
 class StackStatus(Struct, frozen=True):
@@ -110,10 +111,20 @@ def stop_if_unused(data: Path | None, since: int) -> bool:
     place = data_dir.resolve(data)
     info = place.running()
     with place.gated(time.monotonic() + 60.0):
-        if info is None or last_wanted(data) != since or _kept(place) or _others(info) != []:
+        if info is None or last_wanted(data) != since or _kept(place) or not _alone(info):
             return False
         _stop(place)
         return True
+
+
+def _alone(info: StackInfo) -> bool:
+    """Whether nobody is connected; the server may take a moment to see that our own connection was closed."""
+    deadline = time.monotonic() + _SEEN_CLOSED
+    while others := _others(info):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return others == []
 
 
 def last_wanted(data: Path | None) -> int:

@@ -60,6 +60,13 @@ def running(uid: int) -> list[psutil.Process]:
     ]
 
 
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def kill_all(uid: int) -> None:
     """End all processes of a user that was made for the tests."""
     for process in running(uid):
@@ -211,7 +218,7 @@ class SSHServer:
         for process in found:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGKILL)
-        until(lambda: not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in found), "the cut")
+        until(lambda: not any(_lives(process) for process in found), "the cut")
         return len(found)
 
     def freeze(self) -> None:
