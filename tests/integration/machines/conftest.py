@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest_asyncio
@@ -13,14 +11,6 @@ from regrow_machine_manager.backends.local import LocalBackend
 from regrow_machine_manager.commands import Commands
 from regrow_protocol.ids import new_id
 from regrow_protocol.images import LocalImage
-
-
-async def until(condition: Callable[[], object], what: str, seconds: float = 15.0) -> None:
-    """Wait for a condition while the loop goes on; fails after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not in {seconds} s"
-        await asyncio.sleep(0.005)
 
 
 @pytest_asyncio.fixture

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import pytest_asyncio
 from command_caller import Detaching
-from conftest import until
+from machine_waiting import until
 from regrow_machine_manager.backend import Data, Node
 from regrow_machine_manager.backends.local import LocalBackend
 from regrow_machine_manager.commands import CommandLost, CommandRefused, Commands

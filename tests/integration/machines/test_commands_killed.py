@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from command_caller import Detaching
-from conftest import until
+from machine_waiting import until
 from regrow_machine_manager.backend import Data
 from regrow_machine_manager.backends.local import LocalBackend
 from regrow_machine_manager.commands import Commands

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import until
+from machine_waiting import until
 from regrow_machine_manager.backend import Data, MachineFailed, MachineLost, Node
 from regrow_machine_manager.backends.local import LocalBackend
 from regrow_machine_manager.commands import Commands
