@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from chaoskit import Stack, until
 from regrow.client import RemoteProcess
+from regrow_protocol import agents, streams, subjects
 from regrow_protocol import messages as m
-from regrow_protocol import streams, subjects
 from regrow_protocol.ids import PROCESS, new_id, partition_of
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(120)]
@@ -114,7 +114,7 @@ async def test_bad_messages_everywhere_else(stack: Stack) -> None:
         await put(stack, streams.REPLIES, subjects.reply(stack.client.id, "x"), payload)
         await put(stack, streams.REPLIES, subjects.reply(stack.client.id, 1), payload)
         await put(stack, streams.COMMANDS, subjects.command("supervisor", "x"), payload)
-        await put(stack, streams.AGENTS, subjects.agent("a_x", "message"), payload)
+        await put(stack, streams.AGENTS, agents.entry_subject("x", "a_x", "message"), payload)
         await put(stack, streams.DEAD, subjects.dead("host", stack.app), payload)
     await all_is_well(stack, process)
     # A watched process's own subject, before its next event.

@@ -197,6 +197,24 @@ class Call(Request, frozen=True, tag="call", omit_defaults=True, kw_only=True):
     wait: bool = False
 
 
+class ToolCall(Request, frozen=True, tag="tool", omit_defaults=True, kw_only=True):
+    """An agent calls a tool that this process serves. It is taken once, however often the agent repeats it.
+
+    Attributes:
+        agent: its id.
+        call: stands for the harness's session and its own id of the call (`agents.call_key`).
+        endpoint: that serves the tool.
+        args: JSON object of keyword arguments.
+        reply: subject of the agent's conversation that the answer goes to.
+    """
+
+    agent: str
+    call: str
+    endpoint: str
+    args: Raw
+    reply: str
+
+
 class Signal(Request, frozen=True, tag="signal", omit_defaults=True, kw_only=True):
     """A named message without an answer."""
 
@@ -351,7 +369,21 @@ class Chunk(Message, frozen=True, tag="chunk", omit_defaults=True, kw_only=True)
 
 
 Input: TypeAlias = (
-    Start | Call | Signal | Watch | Cancel | Upgrade | Resume | HostLost | Result | Child | Event | Timer | Act | Chunk
+    Start
+    | Call
+    | ToolCall
+    | Signal
+    | Watch
+    | Cancel
+    | Upgrade
+    | Resume
+    | HostLost
+    | Result
+    | Child
+    | Event
+    | Timer
+    | Act
+    | Chunk
 )
 
 

@@ -10,22 +10,24 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
-from types import UnionType
+from types import ModuleType, UnionType
 from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Raw, Struct
 
-from . import images, machines, messages, streams, subjects
+from . import agents, endpoints, images, machines, messages, streams, subjects
 
 Json: TypeAlias = dict[str, Any]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 INPUTS: tuple[type[Struct], ...] = get_args(messages.Input)
-_MODULES = (messages, images, machines)
+_MODULES = (messages, images, machines, agents, endpoints)
+_SERVICES = (machines, agents, endpoints)
 _RECORD = re.compile(r"`(?P<bucket>regrow_\w+)`, key `(?P<key>[^`]+)`")
 
 
@@ -72,7 +74,9 @@ def asyncapi() -> Json:
             "messages": {body.name: body.document() for channel in channels for body in channel.bodies},
             "schemas": _draft7(_HEADERS | json_schemas()["$defs"]),
         },
-        "x-commands": {machines.SERVICE: _draft7(_commands())},
+        "x-commands": {service.SERVICE: _draft7(_commands(service)) for service in _SERVICES},
+        "x-entries": {name: {"$ref": f"#/components/schemas/{cls.__name__}"} for name, cls in agents.ENTRIES.items()},
+        "x-news": {"$ref": f"#/components/schemas/{agents.News.__name__}"},
         "x-streams": {spec.name: spec.config(1) for spec in _stream_specs()},
         "x-buckets": {
             bucket.name: {"stream": bucket.stream().name, "exact": bucket.decides} for bucket in streams.BUCKETS
@@ -84,7 +88,7 @@ def asyncapi() -> Json:
 
 
 def _bodies() -> Iterator[type[Struct]]:
-    """Every struct of `messages`, `machines` and `images` that is not only a base of others."""
+    """Every struct of the wire that is not only a base of others."""
     for module, value in ((owner, value) for owner in _MODULES for value in vars(owner).values()):
         if isinstance(value, type) and issubclass(value, Struct) and value.__module__ == module.__name__:
             tagged = issubclass(value, messages.Message)
@@ -117,7 +121,8 @@ def _copy_struct(cls: type[Struct], done: dict[type, type]) -> type[Struct]:
             kept = msgspec.field(default_factory=field.default_factory)
         elif field.default is not msgspec.NODEFAULT:
             plain = msgspec.json.decode(field.default) if isinstance(field.default, Raw) else field.default
-            kept = msgspec.field(default=plain)
+            mutable = isinstance(plain, dict | list)
+            kept = msgspec.field(default_factory=partial(copy, plain)) if mutable else msgspec.field(default=plain)
         fields.append((field.name, _without_raw_defaults(hints[field.name], done), kept))
     config = cls.__struct_config__
     return msgspec.defstruct(
@@ -206,6 +211,9 @@ _HEADERS: dict[str, Json] = {
 }
 
 _PARAMETERS = {
+    "agent": "Id of the agent.",
+    "call": "Stands for one tool call of a harness's session.",
+    "endpoint": "Name of the endpoint. Encoded as one token.",
     "app": "The app: a set of process types, and the trust domain. Encoded as one token.",
     "build": "Hash of the program's code, the SDK's version and the Python minor version.",
     "client": "Id of a client that is not a process.",
@@ -219,7 +227,7 @@ _PARAMETERS = {
     "pid": "Id of the process.",
     "rest": "One token or more that say what it was.",
     "service": "Name of the service.",
-    "type": "The event's type. Encoded as one token.",
+    "type": "The type of the event or entry. Encoded as one token.",
 }
 
 
@@ -293,6 +301,12 @@ _CHANNELS = (
     _subject(subjects.reply, streams.REPLIES, ("send",), (_Body(messages.Reply), _Body(messages.Chunk))),
     _subject(machines.create_subject, streams.COMMANDS, ("receive", "send"), (_Body(messages.Command),)),
     _subject(machines.machine_subject, streams.COMMANDS, ("receive", "send"), (_Body(messages.Command),)),
+    _subject(agents.enrol_subject, streams.COMMANDS, ("receive", "send"), (_Body(messages.Command),)),
+    _subject(agents.agent_subject, streams.COMMANDS, ("receive", "send"), (_Body(messages.Command),)),
+    _subject(agents.entry_subject, streams.AGENTS, ("receive", "send"), (_Body(agents.Entry),)),
+    _subject(agents.answer_subject, streams.AGENTS, ("receive", "send"), (_Body(agents.Entry),)),
+    _subject(endpoints.registry_subject, streams.COMMANDS, ("receive", "send"), (_Body(messages.Command),)),
+    _subject(endpoints.call_record_subject, streams.CALLS, ("send",), (_Body(endpoints.CallRecord),)),
     _subject(subjects.dead, streams.DEAD, ("send",), (_Body(messages.DeadLetter),)),
 )
 
@@ -314,14 +328,16 @@ def _record_channels() -> Iterator[_Channel]:
             )
 
 
-def _commands() -> Json:
-    """What the machine-manager does, by name: the command's arguments and its answer."""
+def _commands(service: ModuleType) -> Json:
+    """What a service does, by name: the command's arguments and its answer."""
     return {
         name: {
-            "args": {"$ref": f"#/$defs/{machines.ARGUMENTS[name].__name__}"},
-            "answer": msgspec.json.schema_components([answer], ref_template="#/$defs/{name}")[0][0],
+            "args": {"$ref": f"#/$defs/{service.ARGUMENTS[name].__name__}"},
+            "answer": msgspec.json.schema_components(
+                [_without_raw_defaults(answer, {})], ref_template="#/$defs/{name}"
+            )[0][0],
         }
-        for name, answer in machines.ANSWERS.items()
+        for name, answer in service.ANSWERS.items()
     }
 
 

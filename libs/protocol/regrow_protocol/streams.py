@@ -27,9 +27,10 @@ DUPLICATE_WINDOW = 120.0
 MARKER_TTL = 60.0
 """Seconds that the mark of an expired key stays, for watchers who are away."""
 
-EVENTS, AGENTS, COMMANDS, REPLIES, DEAD = (
+EVENTS, AGENTS, CALLS, COMMANDS, REPLIES, DEAD = (
     "REGROW_EVENTS",
     "REGROW_AGENTS",
+    "REGROW_CALLS",
     "REGROW_COMMANDS",
     "REGROW_REPLIES",
     "REGROW_DEAD",
@@ -112,6 +113,7 @@ class BucketSpec:
 STREAMS = (
     StreamSpec(EVENTS, ("regrow.event.>",)),
     StreamSpec(AGENTS, ("regrow.agent.>",)),
+    StreamSpec(CALLS, ("regrow.called.>",), max_age=7 * 86_400.0),
     StreamSpec(COMMANDS, ("regrow.command.>",), fields={"retention": "workqueue"}),
     StreamSpec(REPLIES, ("regrow.reply.>",), max_age=600.0),
     StreamSpec(DEAD, ("regrow.dead.>",)),

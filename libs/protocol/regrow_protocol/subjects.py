@@ -53,11 +53,6 @@ def events_of(app: str | None = None, pid: str | None = None, type_: str | None 
     return f"regrow.event.{token(app) if app else '*'}.{pid or '*'}.{token(type_) if type_ else '*'}"
 
 
-def agent(aid: str, kind: str) -> str:
-    """One kind of message of an agent's conversation."""
-    return f"regrow.agent.{aid}.{token(kind)}"
-
-
 def command(service: str, *rest: str) -> str:
     """A request to a service."""
     return ".".join(["regrow.command", token(service), *map(token, rest)])

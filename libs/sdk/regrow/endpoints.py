@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import UNSET, Raw
+from regrow_protocol import agents, subjects
 from regrow_protocol import messages as m
 from regrow_protocol.messages import Failure
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 
 _REPLY = re.compile(r"regrow\.reply\.[\w-]+\.[\w-]+")
+_AGENT_REPLY = re.compile(r"regrow\.agent\.([\w=-]+)\.(a_[0-9a-z]+)\.result\.([0-9a-f]+)")
 
 
 class Endpoint:
@@ -43,6 +45,7 @@ class Endpoints:
         self._by_name: dict[str, Endpoint | None] = {}
         self._running: dict[int, m.Call] = {}
         self._waiting: dict[str, list[tuple[m.Call, int]]] = {}
+        self._tool_calls: set[str] = set()
         self._ended: ProcessEnded | None = None
         self._last = 0
         self.hold_all = False
@@ -50,8 +53,8 @@ class Endpoints:
 
     @property
     def names(self) -> list[str]:
-        """Of what is exposed now."""
-        return list(self._by_name)
+        """Of what is exposed now, without the tools of agents."""
+        return [name for name in self._by_name if "/" not in name]
 
     def expose(self, name: str, function: Callable[..., Coroutine[Any, Any, Any]] | None) -> None:
         """Answer calls of `name` from now on; None stands for a function of a `restart` body."""
@@ -69,6 +72,13 @@ class Endpoints:
             for call, seq in calls:
                 self.called(call, seq)
 
+    def tool_called(self, tool: m.ToolCall, seq: int) -> None:
+        """An agent's call has come, as input `seq`; a repeat is answered already, or will be."""
+        id_ = f"{tool.agent}.{tool.call}"
+        if id_ not in self._tool_calls:
+            self._tool_calls.add(id_)
+            self.called(m.Call(endpoint=tool.endpoint, args=tool.args, reply=tool.reply, client=tool.agent), seq)
+
     def called(self, call: m.Call, seq: int) -> None:
         """A call has come, as input `seq`."""
         if self._ended is not None:
@@ -78,7 +88,7 @@ class Endpoints:
             if call.wait or self.hold_all:
                 self._waiting.setdefault(call.endpoint, []).append((call, seq))
                 return
-            known = ", ".join(sorted(self._by_name)) or "none"
+            known = ", ".join(sorted(self.names)) or "none"
             missing = EndpointNotFound(f"No endpoint {call.endpoint!r}; exposed: {known}")
             self.answer(call, UNSET, failure_of(missing))
             return
@@ -117,6 +127,13 @@ class Endpoints:
         elif _REPLY.fullmatch(call.reply):
             n = process.number()
             process.outputs.append(Output("reply", call.reply, m.Reply(value=value, error=failure), n))
+        elif (found := _AGENT_REPLY.fullmatch(call.reply)) and found[1] == subjects.token(process.env.app):
+            n = process.number()
+            outcome = agents.Outcome(value=value, error=failure)
+            entry = agents.Entry(
+                id=f"{found[3]}.result", type="result", time=process.clock, data=Raw(m.encode(outcome)), call=found[3]
+            )
+            process.outputs.append(Output("agent", call.reply, entry, n))
 
     def forget(self) -> None:
         """Its process has left memory."""

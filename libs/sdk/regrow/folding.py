@@ -44,7 +44,7 @@ class Sent(Struct, frozen=True):
     """
 
     id: str
-    to: Literal["inbox", "event", "reply", "command"]
+    to: Literal["inbox", "event", "reply", "command", "agent"]
     target: str
     seq: int
     message: Raw

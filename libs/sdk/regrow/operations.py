@@ -41,11 +41,12 @@ class Output:
     """A message that a turn sends.
 
     Attributes:
-        to: `inbox` of process `target`, an `event` of it, a `reply` or a `command` on subject `target`.
+        to: `inbox` of process `target`, an `event` of it; on subject `target` a `reply`, a `command`, or an entry of an
+            `agent`'s conversation.
         n: number in the id `<pid>.<incarnation>.<n>`.
     """
 
-    to: Literal["inbox", "event", "reply", "command"]
+    to: Literal["inbox", "event", "reply", "command", "agent"]
     target: str
     message: Struct
     n: int

@@ -162,6 +162,8 @@ class Process:
         for message, seq in requests:
             if isinstance(message, m.Call):
                 self.endpoints.called(message, seq)
+            elif isinstance(message, m.ToolCall):
+                self.endpoints.tool_called(message, seq)
             else:
                 _HANDLERS[type(message)](self, message)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft7Validator, Draft202012Validator
 from message_strategies import BODIES, INPUTS, message
 from msgspec import Raw, Struct
-from regrow_protocol import ids, machines, messages, schema, streams, subjects
+from regrow_protocol import agents, endpoints, ids, machines, messages, schema, streams, subjects
 from regrow_protocol.messages import Call, Cursor, EventRecord, Result
 
 SCHEMAS = schema.json_schemas()
@@ -312,19 +312,26 @@ def test_addresses_are_what_the_functions_make() -> None:
         "dead": subjects.dead("host", "inbox"),
         "create_subject": machines.create_subject("shop"),
         "machine_subject": machines.machine_subject("shop", "node-1", "m_1"),
+        "enrol_subject": agents.enrol_subject("shop"),
+        "agent_subject": agents.agent_subject("shop", "a_1"),
+        "entry_subject": agents.entry_subject("shop", "a_1", "sold"),
+        "answer_subject": agents.answer_subject("shop", "a_1", "c0ffee"),
+        "registry_subject": endpoints.registry_subject("shop"),
+        "call_record_subject": endpoints.call_record_subject("shop", str(values["pid"]), "add_task"),
     }
+    values |= {"agent": "a_1", "call": "c0ffee", "endpoint": "add_task"}
     values |= {"type": "sold", "client": "c_1", "service": "host", "rest": "inbox", "node": "node-1", "machine": "m_1"}
     for name, subject in made.items():
         assert DOCUMENT["channels"][name]["address"].format(**values) == subject
 
 
 def test_every_family_of_subjects_that_carries_a_type_has_a_channel() -> None:
-    """Agents' conversations have none yet: a type for them must come with its channel."""
-    families = {"inbox", "timer", "event", "agent", "command", "reply", "dead"}
+    """No family of subjects is left out of the document."""
+    families = {"inbox", "timer", "event", "agent", "called", "command", "reply", "dead"}
     covered = {
         channel["address"].split(".")[1] for channel in DOCUMENT["channels"].values() if channel["address"][0] != "$"
     }
-    assert families - covered == {"agent"}
+    assert families == covered
 
 
 def test_every_body_goes_over_a_channel_or_inside_another() -> None:
@@ -336,8 +343,8 @@ def test_every_body_goes_over_a_channel_or_inside_another() -> None:
         if name != "Input"
         for pointer in references(definition)
     }
-    commands = DOCUMENT["x-commands"]["machine"]
-    asked = {reference.rpartition("/")[2] for reference in references(commands)}
+    spoken = [DOCUMENT[part] for part in ("x-commands", "x-entries", "x-news")]
+    asked = {reference.rpartition("/")[2] for reference in references(spoken)}
     assert {cls.__name__ for cls in BODIES} == sent | inside | asked
 
 

@@ -7,7 +7,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from regrow_protocol import ids, subjects
+from regrow_protocol import agents, ids, subjects
 from regrow_protocol.errors import InvalidName, RegrowError
 
 TOKEN = re.compile(r"[A-Za-z0-9_=-]+")
@@ -97,7 +97,7 @@ def test_families_of_subjects_are_apart(app: str, pid: str, names: list[str]) ->
         "inbox": (subjects.inbox(app, 3, pid), 5),
         "timer": (subjects.timer(app, 3, pid, 0, 7), 7),
         "event": (subjects.event(app, pid, names[0]), 5),
-        "agent": (subjects.agent("a_1", names[0]), 4),
+        "agent": (agents.entry_subject(app, "a_1", names[0]), 5),
         "command": (subjects.command(*names), 2 + len(names)),
         "reply": (subjects.reply("c_1", 7), 4),
         "dead": (subjects.dead(*names), 2 + len(names)),
@@ -116,7 +116,6 @@ def test_subjects_read_as_documented() -> None:
     assert subjects.timer("shop", 3, "p_1", 2, 41) == "regrow.timer.shop.3.p_1.2.41"
     assert subjects.event("shop", "p_1", "sold out") == "regrow.event.shop.p_1.sold=20=out"
     assert subjects.events_of() == "regrow.event.*.*.*"
-    assert subjects.agent("a_1", "activity") == "regrow.agent.a_1.activity"
     assert subjects.command("supervisor", "start", "my.app") == "regrow.command.supervisor.start.my=2e=app"
     assert subjects.reply("c_1", 9) == "regrow.reply.c_1.9"
     assert subjects.dead("host", "inbox") == "regrow.dead.host.inbox"

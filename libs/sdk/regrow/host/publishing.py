@@ -39,6 +39,9 @@ _is_pid = re.compile(r"[A-Za-z0-9_-]{1,128}").fullmatch
 
 Outcome = PubAck | BaseException
 
+_STREAM_OF = {"command": streams.COMMANDS, "reply": streams.REPLIES, "agent": streams.AGENTS}
+"""Of outputs that name their subject themselves."""
+
 
 class Publishing:
     """For the processes of one partition.
@@ -95,10 +98,8 @@ class Publishing:
             elif output.to == "event":
                 stream = streams.EVENTS
                 subject = f"{self._event}{resident.pid}.{subjects.token(message.type)}"  # type: ignore[attr-defined]
-            elif output.to == "command":
-                stream, subject = streams.COMMANDS, target
             else:
-                stream, subject = streams.REPLIES, target
+                stream, subject = _STREAM_OF[output.to], target
             self._partition.floor.open(seq)
             resident.unacked += 1
             if resident.outbox is None and not blobs:
