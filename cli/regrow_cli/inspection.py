@@ -12,6 +12,8 @@ from regrow_protocol import messages as m
 from regrow_protocol.bus import Bus
 from regrow_protocol.errors import RegrowError
 
+from . import agents
+from .agents import AgentRow
 from .data_dir import DataDir
 from .detached import RunRecord, record_of
 from .folds import fold_elsewhere
@@ -35,6 +37,7 @@ class Inspection(Struct, kw_only=True):
         endpoints: that it exposes; None when that is not known.
         waiting: operations under way; only what the streams tell, when it was not folded.
         not_folded: why it was not.
+        agents: that it has, or had.
         tree: it and all below it.
         events: its last ones.
     """
@@ -49,6 +52,7 @@ class Inspection(Struct, kw_only=True):
     endpoints: list[str] | None
     waiting: list[Waiting]
     not_folded: str
+    agents: list[AgentRow]
     tree: list[Row]
     events: list[m.EventRecord]
 
@@ -71,7 +75,9 @@ async def inspect(bus: Bus, found: Found, place: DataDir, *, fold: bool = True) 
     result = Inspection(
         process=row, program=history.program.target if history.program else "", inputs=len(history.inputs),
         first=history.inputs[0].seq, last=history.inputs[-1].seq, host="", detached=record_of(place, history.root),
-        endpoints=None, waiting=[], not_folded="", tree=tree_of(everything, found.pid),
+        endpoints=None, waiting=[], not_folded="",
+        agents=[agents.row_of(each) for each in await agents.records(bus) if each.owner.pid == found.pid],
+        tree=tree_of(everything, found.pid),
         events=history.events[-LAST_EVENTS:],
     )  # fmt: skip
     if row.status in ENDS:

@@ -16,6 +16,8 @@ STYLES = {
     "done": "green",
     "failed": "red",
     "cancelled": "yellow",
+    "lost": "red",
+    "ended": "yellow",
     "ready": "cyan",
     "no-manager": "magenta",
     "stopped": "yellow",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import shlex
-import signal
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,7 +12,8 @@ from .. import settings
 from ..settings import Settings
 
 if TYPE_CHECKING:
-    from regrow_protocol.machines import Description
+    from regrow_protocol.bus import Bus
+    from regrow_protocol.machines import MachineRecord
 
 
 def register(app: typer.Typer) -> None:
@@ -23,11 +23,11 @@ def register(app: typer.Typer) -> None:
 
 def ssh(
     context: typer.Context,
-    machine: Annotated[str, typer.Argument(metavar="MACHINE", help="Its id, a unique prefix of it, or its name.")],
+    machine: Annotated[str, typer.Argument(metavar="MACHINE|AGENT", help="An id, a unique prefix of one, or a name.")],
     show: Annotated[bool, typer.Option("--print", help="Only print the program that opens it on its node.")] = False,
     app: Annotated[str, typer.Option("--app", help="Look only in this app.")] = "",
 ) -> None:
-    """Open a shell on a machine, on the computer that is its node; the shell's exit code is ours.
+    """Open a shell on a machine, or an agent's, on the computer that is its node; the shell's exit code is ours.
 
     The machine goes on when the shell ends. Whatever ends the machine ends the shell.
 
@@ -42,55 +42,33 @@ def ssh(
 
 async def _ssh(chosen: Settings, given: str, show: bool, app: str) -> int:
     from ..access import connected
-    from ..errors import Elsewhere
-    from ..using_machines import handle, machines, usable
+    from ..terminal import program, run
+    from ..using_machines import handle, machines
 
     async with connected(chosen) as bus:
-        record = await usable(bus, given, app=app)
+        record = await _machine(bus, given, app)
         async with machines(bus, record.app):
             found = await handle(record).describe()
-        argv = _program(found)
+        argv = program(found, instead=f"regrow exec {found.id} -- COMMAND")
         if show:
             print(shlex.join(argv))
             return 0
-        if found.node != (here := _this_node()):
-            raise Elsewhere(
-                f"The machine {found.id} is reached from the node {found.node}, and this is {here}",
-                hint=f"there: {shlex.join(argv)}",
-            )
         # With the connection open: a stack stays for as long as somebody is in a shell of it.
-        return await _shell(argv)
+        return await run(found, argv)
 
 
-def _this_node() -> str:
-    from regrow_machine_manager.settings import ManagerSettings
-    from regrow_service.settings import read
+async def _machine(bus: Bus, given: str, app: str) -> MachineRecord:
+    """The machine that is meant, or that of the agent that is."""
+    from ..agents import AgentNotFound, find
+    from ..using_machines import MachineNotFound, usable
 
-    return read(ManagerSettings).node_name
-
-
-def _program(found: Description) -> list[str]:
-    from regrow.machines import Unsupported
-
-    if not found.shell:
-        raise Unsupported(f"A {found.backend} machine has no shell", hint=f"regrow exec {found.id} -- COMMAND")
-    return found.shell
-
-
-async def _shell(argv: list[str]) -> int:
-    """Run the program on our terminal. Signals of the terminal are for it alone; others are handed on."""
-    from ..errors import Elsewhere
-
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGQUIT):
-        loop.add_signal_handler(number, lambda: None)
     try:
-        process = await asyncio.create_subprocess_exec(*argv)
-    except OSError as error:
-        raise Elsewhere(
-            f"{argv[0]} cannot be run here: {error.strerror}", hint=f"it opens it: {shlex.join(argv)}"
-        ) from error
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, process.send_signal, number)
-    code = await process.wait()
-    return code if code >= 0 else 128 - code
+        return await usable(bus, given, app=app)
+    except MachineNotFound as unknown:
+        try:
+            agent = await find(bus, given, app=app)
+        except AgentNotFound:
+            raise unknown from None
+        if agent.machine is None:
+            raise MachineNotFound(f"The agent {agent.name} runs on no machine of ours") from None
+        return await usable(bus, agent.machine.id, app=app)

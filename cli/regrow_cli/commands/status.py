@@ -27,7 +27,7 @@ def status(
     app: Annotated[str, typer.Option("--app", help="Look only in this app.")] = "",
     fold: Annotated[bool, typer.Option(help="Fold its history here, for its endpoints and what it waits for.")] = True,
 ) -> None:
-    """Show a process: its tree, endpoints, what it waits for, why it is stuck, its last events.
+    """Show a process: its tree, agents, endpoints, what it waits for, why it is stuck, its last events.
 
     Endpoints and what it waits for come from folding its recorded inbox here, where its program is on this machine and
     unchanged; nothing is sent or done by that. Otherwise it is told what the streams say.
@@ -59,6 +59,7 @@ async def _status(chosen: Settings, given: str, app: str, fold: bool) -> Inspect
 def _show(found: Inspection) -> None:
     from ..listing import clock, duration, print_table
     from ..live_view import event_line
+    from .agents import show as show_agents
 
     now = time.time()
     row = found.process
@@ -90,6 +91,9 @@ def _show(found: Inspection) -> None:
             for each in found.waiting
         ]
         print_table(["OPERATION", "NAME", "", "LINE"], lines, empty="")
+    if found.agents:
+        print("\nagents")
+        show_agents(found.agents, empty="")
     if len(found.tree) > 1:
         print("\ntree")
         lines = [[each.pid, "  " * each.depth + each.type, each.status, each.name] for each in found.tree]

@@ -210,7 +210,17 @@ class Give(Struct, frozen=True):
 
 
 class Nothing(Struct, frozen=True):
-    """Arguments of `stop` (the answer is null), `describe` (a `Description`) and `drop` (removes a snapshot)."""
+    """Arguments of `stop` (the answer is null) and `drop` (removes a snapshot)."""
+
+
+class Describe(Struct, frozen=True, omit_defaults=True):
+    """`describe` the machine; the answer is a `Description`.
+
+    Attributes:
+        line: of a shell, that its `shell` shall run on a terminal there and then end.
+    """
+
+    line: str = ""
 
 
 class Description(Struct, frozen=True, omit_defaults=True):
@@ -220,7 +230,8 @@ class Description(Struct, frozen=True, omit_defaults=True):
         state: see `MachineRecord`.
         owner: pid of its process; empty for none.
         can: of `snapshot`, `fork`, `ports`, what its backend offers.
-        shell: a program with arguments that opens a shell on it from the node.
+        shell: a program with arguments that opens a shell on it from the node, or runs the line that was asked for;
+            empty where the backend cannot.
         workdir: where commands start, a path on the machine.
         root: that files must be under.
         details: the backend's own.
@@ -255,7 +266,7 @@ ARGUMENTS: dict[str, type[Struct]] = {
     "expose": Expose,
     "give": Give,
     "stop": Nothing,
-    "describe": Nothing,
+    "describe": Describe,
     "drop": Nothing,
 }
 

@@ -228,8 +228,11 @@ class Backend(ABC, Generic[I]):
         """Where a TCP port of the machine is reached from outside."""
         raise Unsupported(f"A {self.name} machine exposes no ports")
 
-    def shell(self, data: Data) -> list[str]:
-        """A program, run on the manager's node, that opens a shell on the machine; empty: none."""
+    def shell(self, data: Data, line: str = "") -> list[str]:
+        """A program, run on the manager's node, that opens a shell on the machine; empty: none.
+
+        With `line` it runs that there, on its terminal, and ends with it; empty: not possible.
+        """
         return []
 
     def memory(self, image: I) -> int:

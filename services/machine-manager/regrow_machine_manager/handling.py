@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from regrow_protocol import messages
 from regrow_protocol.bus import Received
 from regrow_protocol.errors import RegrowError
-from regrow_protocol.machines import ARGUMENTS, Description, Expose, Give, MachineRecord
+from regrow_protocol.machines import ARGUMENTS, Describe, Description, Expose, Give, MachineRecord
 from regrow_protocol.messages import Command, Failure, Ref
 from regrow_service.answers import Answer, checked, failure, is_pid
 from regrow_service.consumer import Later, Rejected
@@ -116,7 +116,7 @@ class Handling:
         if command.name == "stop":
             return await self._stop(target, record)
         if command.name == "describe" and record is not None:
-            return value(self._describe(record))
+            return value(self._describe(record, messages.decode(command.args, Describe).line))
         if record is None or record.state != "ready":
             if command.name == "kill":
                 return NOTHING  # its command went with the machine
@@ -192,7 +192,7 @@ class Handling:
         port = messages.decode(command.args, Expose).port
         return value(await patiently(self._here, opened.backend.name, lambda: opened.backend.expose(data, port)))
 
-    def _describe(self, record: MachineRecord) -> Description:
+    def _describe(self, record: MachineRecord, line: str) -> Description:
         known = Description(
             id=record.id,
             app=record.app,
@@ -214,5 +214,5 @@ class Handling:
         if backend.has("fork") or backend.has("snapshot"):
             can.append("fork")
         return msgspec.structs.replace(
-            known, can=can, shell=backend.shell(data), workdir=backend.workdir(data), root=backend.root(data)
+            known, can=can, shell=backend.shell(data, line), workdir=backend.workdir(data), root=backend.root(data)
         )

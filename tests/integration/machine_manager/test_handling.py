@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from regrow_protocol.images import Image, LocalImage, SnapshotImage, encode_image
 from regrow_protocol.machines import (
     Create,
+    Describe,
     Description,
     Exec,
     ExecDone,
@@ -150,7 +151,7 @@ async def test_a_machine_of_another_app_is_out_of_reach(fleet: Fleet) -> None:
     async with fleet.inside():
         ref = await owner.create()
         theirs = replace(ref, app=stranger.app)
-        for name, args in (("exec", Exec("touch mark")), ("stop", Nothing()), ("describe", Nothing())):
+        for name, args in (("exec", Exec("touch mark")), ("stop", Nothing()), ("describe", Describe())):
             with pytest.raises(Refused, match=r"machine-lost: The machine m_[a-z0-9]* is unknown"):
                 await stranger.ask(theirs, name, args)
         await fleet.buried(3)
@@ -228,12 +229,12 @@ async def test_a_description_says_what_is_known(fleet: Fleet) -> None:
     caller = await fleet.caller(process=True)
     async with fleet.inside():
         ref = await caller.create(name="box")
-        known = await caller.ask(ref, "describe", Nothing(), Description)
+        known = await caller.ask(ref, "describe", Describe(), Description)
         assert (known.id, known.state, known.owner, known.name) == (ref.id, "ready", caller.pid, "box")
         assert Path(known.workdir).is_dir()
         assert known.shell
         await caller.stop(ref)
-        assert (await caller.ask(ref, "describe", Nothing(), Description)).state == "stopped"
+        assert (await caller.ask(ref, "describe", Describe(), Description)).state == "stopped"
         assert not Path(known.workdir).exists()
 
 
@@ -267,7 +268,7 @@ async def test_a_snapshot_is_kept_restored_and_dropped(fleet: Fleet) -> None:
     caller, stranger = await fleet.caller(), await fleet.caller()
     async with fleet.inside():
         ref = await caller.create()
-        known = await caller.ask(ref, "describe", Nothing(), Description)
+        known = await caller.ask(ref, "describe", Describe(), Description)
         if "snapshot" not in known.can:
             pytest.skip("the local backend has no snapshots")
         await caller.ask(ref, "write", Write("f", b"then"))
@@ -287,7 +288,7 @@ async def test_forks_have_the_state_of_their_source(fleet: Fleet) -> None:
     caller = await fleet.caller()
     async with fleet.inside("n1", "--max-machines", "4"):
         ref = await caller.create()
-        known = await caller.ask(ref, "describe", Nothing(), Description)
+        known = await caller.ask(ref, "describe", Describe(), Description)
         if "fork" not in known.can:
             pytest.skip("the local backend has no forks")
         await caller.ask(ref, "write", Write("f", b"x"))

@@ -153,6 +153,7 @@ def test_codes_in_the_table_exist() -> None:
         "regrow_protocol.server",
         "regrow_service.dead",
         "regrow_service.settings",
+        "regrow_cli.asking_agents",
         "regrow_cli.resolve",
     ):
         importlib.import_module(module)

@@ -243,9 +243,9 @@ class Machine:
         made = await self._ask("fork", wire.MachineFork(n, wait), list[MachineRef]).future
         return [_handle(ref) for ref in made]
 
-    async def describe(self) -> Description:
-        """What is known of it."""
-        return await self._ask("describe", wire.Nothing(), Description).future
+    async def describe(self, *, line: str = "") -> Description:
+        """What is known of it; with `line`, its `shell` is a program that runs that line there on a terminal."""
+        return await self._ask("describe", wire.Describe(line), Description).future
 
     async def expose_port(self, port: int) -> Port:
         """Where a TCP port of it is reached. Raises Unsupported where the backend cannot."""

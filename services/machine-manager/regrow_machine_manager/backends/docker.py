@@ -244,10 +244,10 @@ class DockerBackend(Backend[DockerImage]):
     def memory(self, image: DockerImage) -> int:
         return 0 if image.memory is None else size(image.memory)
 
-    def shell(self, data: Data) -> list[str]:
+    def shell(self, data: Data, line: str = "") -> list[str]:
         engine = ["-H", self._engine.url] if self._engine.url else []
         user = ["-u", data["user"], "-w", data["workdir"]]
-        start = "command -v bash >/dev/null && exec bash -l; exec sh -l"
+        start = line or "command -v bash >/dev/null && exec bash -l; exec sh -l"
         return ["docker", *engine, "exec", "-it", *user, data["container"], "sh", "-c", start]
 
     async def expose(self, data: Data, port: int) -> Port:

@@ -216,13 +216,14 @@ class LocalBackend(Backend[LocalImage]):
         self._there(data)
         return Port("127.0.0.1", port)
 
-    def shell(self, data: Data) -> list[str]:
+    def shell(self, data: Data, line: str = "") -> list[str]:
         account = _account(data["user"])
         variables = [f"{key}={value}" for key, value in data["env"].items()]
         marks = [f"{_NAME}={data['machine']}", f"{_MARK}={data['home']}"]
-        inner = ["env", *variables, *marks, "sh", "-c", 'cd "$1" && exec "${SHELL:-/bin/sh}"']
+        what = 'exec sh -c "$2"' if line else 'exec "${SHELL:-/bin/sh}"'
+        inner = ["env", *variables, *marks, "sh", "-c", f'cd "$1" && {what}']
         switch = ["setpriv", f"--reuid={account[0]}", f"--regid={account[1]}", "--init-groups"] if account else []
-        return [*switch, *inner, "sh", data["work"]]
+        return [*switch, *inner, "sh", data["work"], *([line] if line else [])]
 
     # Keeping ----------------------------------------------------------------------------------------------------------
 

@@ -168,8 +168,10 @@ class MorphBackend(SSHMachines[MorphImage]):
         parts = urlsplit(url)
         return Port(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
 
-    def shell(self, data: Data) -> list[str]:
-        """The SDK's own program; it needs `MORPH_API_KEY` as the manager does."""
+    def shell(self, data: Data, line: str = "") -> list[str]:
+        """The SDK's own program; it needs `MORPH_API_KEY` as the manager does. With a line it has no terminal."""
+        if line:
+            return []
         beside = Path(sysconfig.get_path("scripts")) / "morphcloud"
         program = str(beside) if beside.exists() else shutil.which("morphcloud") or "morphcloud"
         return [program, "instance", "ssh", data["instance"]]

@@ -117,9 +117,10 @@ class SSHBackend(SSHMachines[SSHImage]):
             raise MachineFailed(f"{address.host} is only reached through {address.jump.place}", hint=hint)
         return Port(address.host, port)
 
-    def shell(self, data: Data) -> list[str]:
+    def shell(self, data: Data, line: str = "") -> list[str]:
         address = self.address(data)
-        command = f'cd {shlex.quote(data["workdir"])} && exec "${{SHELL:-/bin/sh}}" -l'
+        what = f"exec sh -c {shlex.quote(line)}" if line else 'exec "${SHELL:-/bin/sh}" -l'
+        command = f"cd {shlex.quote(data['workdir'])} && {what}"
         through: list[str] = []
         if address.jump:
             # -J would take neither the key nor the known hosts.
