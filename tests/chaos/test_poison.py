@@ -114,7 +114,7 @@ async def test_bad_messages_everywhere_else(stack: Stack) -> None:
         await put(stack, streams.REPLIES, subjects.reply(stack.client.id, "x"), payload)
         await put(stack, streams.REPLIES, subjects.reply(stack.client.id, 1), payload)
         await put(stack, streams.COMMANDS, subjects.command("supervisor", "x"), payload)
-        await put(stack, streams.AGENTS, agents.entry_subject("x", "a_x", "message"), payload)
+        await put(stack, streams.AGENTS, agents.entry_subject("x", "a_x", "message", "c0ffee"), payload)
         await put(stack, streams.DEAD, subjects.dead("host", stack.app), payload)
     await all_is_well(stack, process)
     # A watched process's own subject, before its next event.

@@ -4,9 +4,10 @@ A command is a `messages.Command` with a key of `ARGUMENTS` as its name, on `reg
 (`enrol`: on `regrow.command.agent.<app>.enrol`); any gateway may take it. Its answer is a `Result` in the inbox of the
 process that sent it, or a `Reply` to a client.
 
-An agent's conversation is the `Entry`s on `regrow.agent.<app>.<agent>.<type>`, in the order of their stream. A tool
-call is an `Entry` on `….call.<key>` there and a `messages.ToolCall` in the inbox of whose tool it is, which publishes
-the `Entry` on `….result.<key>` itself: one literal subject per call, so a repeated call finds what it was answered.
+An agent's conversation is the `Entry`s on `regrow.agent.<app>.<agent>.<type>.<key>`, in the order of their stream. Each
+has a subject of its own, the key being made from its id, and is published only where none stands: so it is there once,
+whoever repeats it and however late. A tool call is an `Entry` on `….call.<key>` and a `messages.ToolCall` in the inbox of
+whose tool it is, which publishes the `Entry` on `….result.<key>` itself: a repeated call finds what it was answered.
 
 What a gateway has to tell an agent's owner comes as a `messages.Call` without an answer to the owner's endpoint
 `news_endpoint(agent)`, with the fields of `News` as arguments.
@@ -44,24 +45,29 @@ COMMANDS = f"regrow.command.{SERVICE}.*.*"
 """Filter: commands to the gateway, of all apps."""
 
 
-def entry_subject(app: str, agent: str, type_: str) -> str:
-    """One type of entry of an agent's conversation; of calls and results there is a subject for each call."""
-    return f"regrow.agent.{subjects.token(app)}.{agent}.{subjects.token(type_)}"
-
-
-def call_subject(app: str, agent: str, call: str) -> str:
-    """The `call` entry of a tool call; `call` is its `call_key`."""
-    return f"regrow.agent.{subjects.token(app)}.{agent}.call.{call}"
+def entry_subject(app: str, agent: str, type_: str, key: str) -> str:
+    """An entry of an agent's conversation; `key` is its `entry_key`, of a call and its result the `call_key`."""
+    return f"regrow.agent.{subjects.token(app)}.{agent}.{subjects.token(type_)}.{key}"
 
 
 def answer_subject(app: str, agent: str, call: str) -> str:
     """The `result` entry of a tool call, which whoever serves the tool publishes."""
-    return f"regrow.agent.{subjects.token(app)}.{agent}.result.{call}"
+    return entry_subject(app, agent, "result", call)
 
 
 def conversation(app: str, agent: str) -> str:
     """Filter: the whole conversation of an agent."""
     return f"regrow.agent.{subjects.token(app)}.{agent}.>"
+
+
+def entries_of(app: str, agent: str, type_: str) -> str:
+    """Filter: the entries of one type of an agent's conversation."""
+    return entry_subject(app, agent, type_, "*")
+
+
+def entry_key(id_: str) -> str:
+    """The id of an entry as a token of subjects."""
+    return hashlib.blake2b(id_.encode(), digest_size=16).hexdigest()
 
 
 def call_key(session: str, call: str) -> str:
@@ -269,10 +275,10 @@ EntryType = Literal[
 
 
 class Entry(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """An entry of a conversation, on `regrow.agent.<app>.<agent>.<type>`.
+    """An entry of a conversation, on `regrow.agent.<app>.<agent>.<type>.<key>`.
 
     Attributes:
-        id: readers drop repeats by it.
+        id: of its kind in this conversation.
         type: see `EntryType`.
         time: seconds since 1970.
         data: JSON object.

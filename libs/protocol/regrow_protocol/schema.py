@@ -220,6 +220,7 @@ _PARAMETERS = {
     "host": "Id of a host.",
     "id": "Id of what the record is of.",
     "incarnation": "Number of the incarnation, 0 at first.",
+    "key": "Made from the id of the entry.",
     "machine": "Id of the machine.",
     "n": "Number of the operation or request.",
     "node": "Name of a node: the managers that reach the machine. Encoded as one token.",

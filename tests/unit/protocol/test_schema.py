@@ -314,12 +314,12 @@ def test_addresses_are_what_the_functions_make() -> None:
         "machine_subject": machines.machine_subject("shop", "node-1", "m_1"),
         "enrol_subject": agents.enrol_subject("shop"),
         "agent_subject": agents.agent_subject("shop", "a_1"),
-        "entry_subject": agents.entry_subject("shop", "a_1", "sold"),
+        "entry_subject": agents.entry_subject("shop", "a_1", "sold", "beef"),
         "answer_subject": agents.answer_subject("shop", "a_1", "c0ffee"),
         "registry_subject": endpoints.registry_subject("shop"),
         "call_record_subject": endpoints.call_record_subject("shop", str(values["pid"]), "add_task"),
     }
-    values |= {"agent": "a_1", "call": "c0ffee", "endpoint": "add_task"}
+    values |= {"key": "beef", "agent": "a_1", "call": "c0ffee", "endpoint": "add_task"}
     values |= {"type": "sold", "client": "c_1", "service": "host", "rest": "inbox", "node": "node-1", "machine": "m_1"}
     for name, subject in made.items():
         assert DOCUMENT["channels"][name]["address"].format(**values) == subject

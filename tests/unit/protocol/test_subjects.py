@@ -97,7 +97,7 @@ def test_families_of_subjects_are_apart(app: str, pid: str, names: list[str]) ->
         "inbox": (subjects.inbox(app, 3, pid), 5),
         "timer": (subjects.timer(app, 3, pid, 0, 7), 7),
         "event": (subjects.event(app, pid, names[0]), 5),
-        "agent": (agents.entry_subject(app, "a_1", names[0]), 5),
+        "agent": (agents.entry_subject(app, "a_1", names[0], "c0ffee"), 6),
         "command": (subjects.command(*names), 2 + len(names)),
         "reply": (subjects.reply("c_1", 7), 4),
         "dead": (subjects.dead(*names), 2 + len(names)),
