@@ -6,8 +6,8 @@ process that sent it, or a `Reply` to a client.
 
 An agent's conversation is the `Entry`s on `regrow.agent.<app>.<agent>.<type>.<key>`, in the order of their stream. Each
 has a subject of its own, the key being made from its id, and is published only where none stands: so it is there once,
-whoever repeats it and however late. A tool call is an `Entry` on `….call.<key>` and a `messages.ToolCall` in the inbox of
-whose tool it is, which publishes the `Entry` on `….result.<key>` itself: a repeated call finds what it was answered.
+whoever repeats it and however late. A tool call is an `Entry` on `….call.<key>` and a `messages.ToolCall` in the inbox
+of whose tool it is, which publishes the `Entry` on `….result.<key>` itself: a repeated call finds what it was answered.
 
 What a gateway has to tell an agent's owner comes as a `messages.Call` without an answer to the owner's endpoint
 `news_endpoint(agent)`, with the fields of `News` as arguments.

@@ -33,7 +33,8 @@ log = logging.getLogger("regrow.host")
 
 AGAIN = 0.5
 FIRST = {"Nats-Expected-Last-Subject-Sequence": "0"}
-"""A first `start` is stored only as the first message of its subject: whoever reads it need look for no older one."""
+"""A first `start` is stored only as the first message of its subject: whoever reads it need look for no older one. The
+answer to an agent's call stands once on its subject, however late it is repeated."""
 
 _is_pid = re.compile(r"[A-Za-z0-9_-]{1,128}").fullmatch
 
@@ -100,6 +101,8 @@ class Publishing:
                 subject = f"{self._event}{resident.pid}.{subjects.token(message.type)}"  # type: ignore[attr-defined]
             else:
                 stream, subject = _STREAM_OF[output.to], target
+                if output.to == "agent":
+                    headers, done = FIRST, partial(self._answered, resident, seq)
             self._partition.floor.open(seq)
             resident.unacked += 1
             if resident.outbox is None and not blobs:
@@ -150,6 +153,11 @@ class Publishing:
             partition.turns.stick(resident, seq, "output-refused", f"an output was refused: {outcome}")
         else:
             log.error("an output of process %s, input %d, was refused: %s", resident.pid, seq, outcome)
+
+    def _answered(self, resident: Resident, seq: int, outcome: Outcome) -> None:
+        """The answer to an agent's call was taken, or one stands already."""
+        stands = isinstance(outcome, WrongRevision)
+        self._acknowledged(resident, seq, PubAck(0, duplicate=True) if stands else outcome)
 
     def _start_stored(
         self, resident: Resident, seq: int, subject: str, payload: bytes, msg_id: str, outcome: Outcome
