@@ -32,6 +32,21 @@ COMMANDS = f"regrow.command.{SERVICE}.*"
 """Filter: commands to the registry, of all apps."""
 
 
+def process_key(pid: str) -> str:
+    """Key of an `EndpointsRecord`."""
+    return f"process.{pid}"
+
+
+def name_key(name: str) -> str:
+    """Key of a `PublicName`."""
+    return f"name.{subjects.token(name)}"
+
+
+def grant_key(agent: str, grant: str) -> str:
+    """Key of a `Grant`; with `*` for either, a filter."""
+    return f"grant.{agent}.{grant}"
+
+
 def api_subject(name: str, endpoint: str) -> str:
     """The request that calls an endpoint of a public process."""
     return f"regrow.api.{subjects.token(name)}.{subjects.token(endpoint)}"
@@ -56,6 +71,18 @@ class ExposeEndpoint(Struct, frozen=True, omit_defaults=True):
     name: str = ""
     incarnation: int = 0
     n: int = 0
+
+
+class Withdraw(Struct, frozen=True, omit_defaults=True):
+    """`withdraw`: the process that sends this serves no more of what it exposed before. No answer.
+
+    Attributes:
+        incarnation: of what is withdrawn; earlier ones too.
+        ended: the process has, so it will expose nothing more; its grants and its public name go as well.
+    """
+
+    incarnation: int = 0
+    ended: bool = False
 
 
 class Attach(Struct, frozen=True, omit_defaults=True):
@@ -99,6 +126,8 @@ class EndpointsRecord(Struct, frozen=True, omit_defaults=True, kw_only=True):
         name: under which it is public; empty: it is not.
         endpoints: by name.
         since: endpoint → incarnation and number of the operation that exposed it.
+        incarnation: what is exposed by this one and earlier ones counts no more.
+        ended: the process has; the record stays a while, so that a command that comes late changes nothing.
     """
 
     pid: str
@@ -108,6 +137,15 @@ class EndpointsRecord(Struct, frozen=True, omit_defaults=True, kw_only=True):
     endpoints: dict[str, Tool] = {}
     since: dict[str, list[int]] = {}
     created: float = 0.0
+    incarnation: int = -1
+    ended: bool = False
+
+
+class PublicName(Struct, frozen=True):
+    """`regrow_endpoints`, key `name.<name>`: the process that has a public name; of several the first one has it."""
+
+    pid: str
+    app: str
 
 
 class Grant(Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -117,7 +155,7 @@ class Grant(Struct, frozen=True, omit_defaults=True, kw_only=True):
         id: `g_…`, made from the id of the command.
         by: pid of who granted it; empty for a client.
         only, prefix, rate: see `Attach`.
-        expires: seconds since 1970; 0: never.
+        expires: seconds since 1970; 0: never. One that was revoked expired then.
     """
 
     id: str
@@ -157,10 +195,11 @@ class CallRecord(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 ARGUMENTS: dict[str, type[Struct]] = {
     "expose": ExposeEndpoint,
+    "withdraw": Withdraw,
     "attach": Attach,
     "detach": Detach,
     "call": CallEndpoint,
 }
 
-ANSWERS: dict[str, Any] = {"expose": None, "attach": str, "detach": None, "call": Any}
+ANSWERS: dict[str, Any] = {"expose": None, "withdraw": None, "attach": str, "detach": None, "call": Any}
 """What each command's answer is."""

@@ -12,7 +12,7 @@ import time
 import zlib
 
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
-PROCESS, AGENT, MACHINE, SNAPSHOT, HOST, CLIENT, COMMAND, MANAGER = "p", "a", "m", "s", "h", "c", "x", "w"
+PROCESS, AGENT, MACHINE, SNAPSHOT, HOST, CLIENT, COMMAND, MANAGER, GRANT = "p", "a", "m", "s", "h", "c", "x", "w", "g"
 
 
 def _base32(value: int, length: int) -> str:

@@ -223,6 +223,7 @@ _PARAMETERS = {
     "key": "Made from the id of the entry.",
     "machine": "Id of the machine.",
     "n": "Number of the operation or request.",
+    "name": "A public name. Encoded as one token.",
     "node": "Name of a node: the managers that reach the machine. Encoded as one token.",
     "part": "Partition of the process: CRC-32 of its pid modulo the app's number of partitions.",
     "pid": "Id of the process.",

@@ -128,7 +128,7 @@ BUCKETS = (
     BucketSpec("regrow_commands"),
     BucketSpec("regrow_machines"),
     BucketSpec("regrow_agents"),
-    BucketSpec("regrow_endpoints", decides=False),
+    BucketSpec("regrow_endpoints"),
 )
 
 VALUES_STREAM = StreamSpec(

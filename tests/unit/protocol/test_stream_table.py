@@ -29,7 +29,7 @@ def test_no_subject_belongs_to_two_streams() -> None:
 def test_buckets_that_decide_are_read_from_the_leader_only() -> None:
     """A follower's stale answer must never decide who owns something."""
     direct = {bucket.name for bucket in streams.BUCKETS if bucket.stream().config(1)["allow_direct"]}
-    assert direct == {"regrow_processes", "regrow_endpoints"}
+    assert direct == {"regrow_processes"}
 
 
 def test_replies_go_after_ten_minutes() -> None:

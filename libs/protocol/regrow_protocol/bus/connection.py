@@ -142,13 +142,16 @@ class Connection(Client):
         """Subscribe to the shared inbox; once, after connecting."""
         self.raw_subscribe(self._reply_prefix + "*", self._on_reply)
 
-    def raw_subscribe(self, subject: str, handler: Handler) -> int:
-        """Hand the messages on `subject` to `handler`; also after every reconnect. Returns the id to unsubscribe."""
+    def raw_subscribe(self, subject: str, handler: Handler, queue: str = "") -> int:
+        """Hand the messages on `subject` to `handler`; also after every reconnect. Returns the id to unsubscribe.
+
+        Of the subscribers with the same `queue` one gets each message.
+        """
         self._sid += 1
         sid = self._sid
-        self._subs[sid] = Subscription(self, sid, subject)
+        self._subs[sid] = Subscription(self, sid, subject, queue)
         self.raw[str(sid).encode()] = handler
-        self.send(f"SUB {subject}  {sid}\r\n".encode())
+        self.send(f"SUB {subject} {queue} {sid}\r\n".encode())
         return sid
 
     def raw_unsubscribe(self, sid: int) -> None:
