@@ -9,6 +9,7 @@ Files:
     stack.gate     locked by whoever decides whether a stack starts or stops.
     stack.wanted   touched by whoever asks for the stack; contains `keep` when it shall stay until it is stopped.
     endpoint.json  0600; ports and credentials, kept over restarts so that connected programs come back by themselves.
+    gateway.json   0600; the port of the agent-gateway, kept over restarts.
     children.json  the stack's child processes, to find them when the stack itself was killed.
     nats/          the JetStream store.
     machines/      what machines of this computer keep on its disk.
@@ -86,6 +87,7 @@ class DataDir:
         self.gate = path / "stack.gate"
         self.wanted = path / "stack.wanted"
         self.endpoint = path / "endpoint.json"
+        self.gateway = path / "gateway.json"
         self.children = path / "children.json"
         self.store = path / "nats"
         self.machines = path / "machines"

@@ -29,6 +29,7 @@ from .children import Child, ChildSpec, Keeper
 from .connections import connections
 from .data_dir import STACK_USER, ChildRecord, DataDir, StackInfo, try_lock, write
 from .errors import StackFailed
+from .gateway_port import gateway_port
 from .nats_child import APP_USER, NatsChild, end_orphans
 from .os_process import Identity, identify, send
 
@@ -115,6 +116,7 @@ class _Stack:
         self._idle = _idle_seconds()
         self._started = time.time()
         self._stop = asyncio.Event()
+        self._gateway_port = 0
         self._nats = NatsChild(place, log, self._record)
         self._children = [Child(spec) for spec in services]
         self._keeper = Keeper(self._environment, place.logs, log, on_change=self._record)
@@ -145,6 +147,7 @@ class _Stack:
     async def _serve(self) -> None:
         for process in await asyncio.to_thread(end_orphans, self._place):
             self._log.warning("ended what a killed stack had left behind", os_pid=process.pid)
+        self._gateway_port = gateway_port(self._place, self._log)
         try:
             await self._nats.start()
             async with asyncio.TaskGroup() as group:
@@ -162,6 +165,7 @@ class _Stack:
     def _environment(self) -> dict[str, str]:
         return dict(os.environ) | {
             "REGROW_NATS_URL": self._nats.endpoint.url(STACK_USER),
+            "REGROW_GATEWAY_PORT": str(self._gateway_port),
             "REGROW_STOP_DEADLINE": "2",
             "REGROW_LOG_FORMAT": "json",
         }
