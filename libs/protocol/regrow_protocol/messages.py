@@ -125,6 +125,8 @@ class Start(Request, frozen=True, tag="start", omit_defaults=True, kw_only=True)
         restarts: how many restarts are behind this incarnation.
         carry: what the last incarnation hands on.
         machine: image of its `machine()`, where its spawn gave one.
+        restart: when its end is not its last word but its parent's to decide: `permanent`, always; `transient`, when it
+            failed; empty, never. Such an end is a `child` with `down`, and then comes `again` or `cancel`.
         forks: for a history that begins as a copy, whose it was.
     """
 
@@ -142,6 +144,7 @@ class Start(Request, frozen=True, tag="start", omit_defaults=True, kw_only=True)
     restarts: int = 0
     carry: Carry | None = None
     machine: Image | None = None
+    restart: Literal["", "permanent", "transient"] = ""
     forks: list[Fork] = []
 
 
@@ -167,6 +170,7 @@ class Carry(Struct, frozen=True, omit_defaults=True):
         marks: by sender (`pid.incarnation` or client id), the last request taken.
         lost: the input that ended the last incarnation.
         open: inputs up to it that are unanswered: calls that waited for their endpoint, requests that came too early.
+        failure: that it ended with.
     """
 
     events: int = 0
@@ -175,6 +179,7 @@ class Carry(Struct, frozen=True, omit_defaults=True):
     marks: dict[str, int] = {}
     lost: int = 0
     open: list[int] = []
+    failure: Failure | None = None
 
 
 class Call(Request, frozen=True, tag="call", omit_defaults=True, kw_only=True):
@@ -230,9 +235,22 @@ class Watch(Request, frozen=True, tag="watch", omit_defaults=True, kw_only=True)
 
 
 class Cancel(Request, frozen=True, tag="cancel", omit_defaults=True, kw_only=True):
-    """End as cancelled, children first."""
+    """End as cancelled, children first. One that is down ends for good, as it went down.
+
+    Attributes:
+        hold: only go down, to be started again later.
+        kill: do not wait for what the body does about it.
+    """
 
     reason: str = ""
+    hold: bool = False
+    kill: bool = False
+
+
+class Again(Message, frozen=True, tag="again", omit_defaults=True, kw_only=True):
+    """The parent starts a process that is down again, as this incarnation; it writes the `start` itself."""
+
+    incarnation: int
 
 
 class Upgrade(Message, frozen=True, tag="upgrade", omit_defaults=True, kw_only=True):
@@ -271,12 +289,19 @@ Status: TypeAlias = Literal["done", "failed", "cancelled"]
 
 
 class Child(Message, frozen=True, tag="child", omit_defaults=True, kw_only=True):
-    """A child, spawned by operation `op` of `incarnation`, has ended."""
+    """A child, spawned by operation `op` of `incarnation`, has ended.
+
+    Attributes:
+        down: it waits for `again` or `cancel`.
+        run: its own incarnation.
+    """
 
     incarnation: int
     op: Op
     pid: str
     status: Status
+    down: bool = False
+    run: int = 0
     value: Raw | UnsetType = UNSET
     error: Failure | None = None
 
@@ -375,6 +400,7 @@ Input: TypeAlias = (
     | Signal
     | Watch
     | Cancel
+    | Again
     | Upgrade
     | Resume
     | HostLost

@@ -37,13 +37,20 @@ from .errors import (
 from .handle import Event, EventStream, ProcessHandle
 from .machines import DockerImage, ExecResult, LocalImage, Machine, MorphImage, SSHImage, from_snapshot, machine
 from .ordering import install as keep_order
+from .supervision.errors import ChildFailure, RestartIntensityExceeded, SupervisionError
+from .supervision.policy import Backoff
+from .supervision.supervisor import ChildCounts, ChildInfo, Supervisor, supervise
 
 __version__ = "0.1.0"
 
 keep_order()
 
 __all__ = [
+    "Backoff",
     "CallFailed",
+    "ChildCounts",
+    "ChildFailure",
+    "ChildInfo",
     "CurrentProcess",
     "DockerImage",
     "EndpointNotFound",
@@ -65,8 +72,11 @@ __all__ = [
     "ProcessNotFound",
     "ProcessType",
     "RegrowError",
+    "RestartIntensityExceeded",
     "SSHImage",
     "StepFailed",
+    "SupervisionError",
+    "Supervisor",
     "agent_process",
     "bubble",
     "current_process",
@@ -82,6 +92,7 @@ __all__ = [
     "sleep",
     "spawn",
     "step",
+    "supervise",
     "uuid4",
     "wait",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 
 from msgspec import Raw
@@ -13,6 +14,7 @@ from regrow_protocol.images import Image, encode_image
 from . import scope
 from .codec import Signature
 from .errors import ProgramError
+from .supervision.policy import DEFAULT_BACKOFF, Backoff, RestartPolicy, checked_policy
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -20,6 +22,23 @@ Resume = Literal["replay", "restart"]
 
 REGISTRY: dict[str, list[ProcessType[Any, Any]]] = {}
 """Process types by name, in the order of their definition; several programs in one interpreter may share a name."""
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What a `spawn` was given.
+
+    Attributes:
+        args: JSON object of the function's arguments.
+        image: of `machine=`.
+        restart: when the child is started again.
+        backoff: how long that waits.
+    """
+
+    args: Raw
+    image: Image | None = None
+    restart: RestartPolicy = "temporary"
+    backoff: Backoff = DEFAULT_BACKOFF
 
 
 class ProcessType(Generic[P, R]):
@@ -69,17 +88,22 @@ class ProcessType(Generic[P, R]):
         """Its parameters and result as they travel."""
         return Signature(self.function, f"{self.name}()")
 
-    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Raw, Image | None]:
-        """Arguments as they travel; and the image given as `machine=`, where that is no parameter of the function.
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Bound:
+        """Arguments as they travel, apart from those of `spawn` itself, which are no parameters of the function.
 
         Raises:
-            InvalidArguments, NotSendable, InvalidImage: they do not fit, or cannot travel.
+            InvalidArguments, NotSendable, InvalidImage, ValueError: they do not fit, or cannot travel.
         """
-        image = None
-        if "machine" in kwargs and not self.signature.takes("machine"):
-            kwargs = dict(kwargs)
-            image = encode_image(kwargs.pop("machine"))
-        return self.signature.encode(args, kwargs), image
+        own = [name for name in ("machine", "restart", "backoff") if name in kwargs and not self.signature.takes(name)]
+        if not own:
+            return Bound(self.signature.encode(args, kwargs))
+        kwargs = dict(kwargs)
+        given = {name: kwargs.pop(name) for name in own}
+        if "machine" in given:
+            given["image"] = encode_image(given.pop("machine"))
+        if "restart" in given:
+            checked_policy(given["restart"])
+        return Bound(self.signature.encode(args, kwargs), **given)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         return self._run(args, kwargs)

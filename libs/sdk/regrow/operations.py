@@ -93,11 +93,18 @@ class Pending:
 
 
 class Child:
-    """A child as its parent keeps it."""
+    """A child as its parent keeps it.
 
-    __slots__ = ("ended", "feed_wanted", "op", "pending", "pid", "status")
+    Attributes:
+        keeper: who decides what becomes of it when it goes down; None for a temporary one.
+        run: its incarnation, as far as is known.
+    """
+
+    __slots__ = ("ended", "feed_wanted", "keeper", "op", "pending", "pid", "run", "status")
 
     def __init__(self, pid: str, op: Op, pending: Any) -> None:
+        self.keeper: Any = None
+        self.run = 0
         self.pid = pid
         self.op = op
         self.pending = pending

@@ -23,7 +23,7 @@ from hashlib import blake2b
 from typing import Any
 
 import msgspec
-from msgspec import UNSET, Raw, Struct
+from msgspec import Raw, Struct
 from regrow_protocol import ids
 from regrow_protocol import messages as m
 from regrow_protocol.errors import RegrowError
@@ -35,10 +35,10 @@ from .codec import NULL, from_raw, to_raw
 from .commanding import Asked, Feed
 from .definition import ProcessType
 from .divergence import Diverged
+from .endings import Endings
 from .errors import (
     CallFailed,
     InvalidArguments,
-    ProcessEnded,
     ProcessGone,
     execution_failed,
     failure_of,
@@ -52,6 +52,7 @@ from .outcomes import failure_data, outcome_of
 from .relations import Relations
 from .requests import Requests
 from .restart import RestartBody
+from .supervision.policy import Alone, Keeper, RestartPolicy
 
 
 class Process:
@@ -92,7 +93,8 @@ class Process:
         self.clock = 0.0
         self._recorded = 0.0
         self._restarting = False
-        self._started_at = 0.0
+        self._ended_at = 0
+        self.started_at = 0.0
         self.start: m.Start | None = None
         self.incarnation = -1
         self._waiting_for_start: list[tuple[m.Message, int]] = []
@@ -117,7 +119,7 @@ class Process:
         self._main: asyncio.Task[None] | None = None
         self._main_ended = False
         self.closing = False
-        self._lost_at = 0
+        self.endings = Endings(self)
         self.dropped_local.extend([*self.steps, *self.timers])
         self.steps.clear()
         self.timers.clear()
@@ -147,11 +149,13 @@ class Process:
     def _take(self, message: m.Message, seq: int) -> None:
         if isinstance(message, m.Start):
             self._on_start(message)
+        elif self.endings.down and isinstance(message, _TAKEN_WHEN_DOWN):
+            _HANDLERS[type(message)](self, message)
         elif self.start is None or (self.ended and self._restarting):
             self._waiting_for_start.append((message, seq))
         elif not isinstance(message, m.Request):
             _HANDLERS[type(message)](self, message)
-        elif self._lost_at:
+        elif self.endings.lost_at:
             self._waiting_for_start.append((message, seq))  # the next incarnation's
         elif message.k:
             self._handle(self._requests.due(message, seq))
@@ -180,11 +184,11 @@ class Process:
             self._drain()
         self.relations.cancel_children("its parent has ended")
         if not self.loop.tasks and not self.relations.open and not self._kept_back():
-            self._finish()
+            self.endings.finish()
 
     def _kept_back(self) -> bool:
         """A failed process waits for the snapshots of its machines."""
-        failed = self._outcome is not None and self._outcome[0] == "failed" and not self._lost_at
+        failed = self._outcome is not None and self._outcome[0] == "failed" and not self.endings.lost_at
         return failed and self.relations.keepsakes.pending()
 
     def _cancel_tasks(self) -> None:
@@ -218,11 +222,11 @@ class Process:
         self.build = start.build
         self.ended = False
         self._restarting = False
-        self._started_at = self.clock
+        self.started_at = self.clock
         self._requests.next_incarnation(start.carry.marks if start.carry is not None else {})
         if start.carry is not None:
             self._events_before = start.carry.events
-            self._started_at = start.carry.started
+            self.started_at = start.carry.started
             self._watchers = dict.fromkeys(start.carry.watchers)
         elif start.watch and start.parent is not None:
             self._watchers[start.parent] = None
@@ -241,7 +245,9 @@ class Process:
 
     def _begin(self, start: m.Start) -> None:
         kind = "restarted" if start.incarnation else "started"
-        self.announce(kind, NULL, meta=self._meta())
+        carried = start.carry.failure if start.carry is not None else None
+        data = to_raw(failure_data(carried)) if carried is not None else NULL
+        self.announce(kind, data, meta=self.meta())
         type_ = self.env.types.get(start.type)
         if type_ is None:
             known = ", ".join(sorted(self.env.types)) or "none"
@@ -315,71 +321,30 @@ class Process:
             what = f"The result given to done() does not fit the annotation of {self.type.name}()"
             future.set_exception(InvalidArguments(f"{what}: {failure_of(error).message}"))
 
-    def _finish(self) -> None:
-        assert self._outcome is not None
-        assert self.start is not None
-        status, value, failure = self._outcome
-        if self._lost_at:
-            self._start_again()
-            return
-        data = value if status == "done" else NULL
-        if status == "failed":
-            assert failure is not None
-            failure = msgspec.structs.replace(failure, snapshots=self.relations.keepsakes.snapshots)
-            data = to_raw(failure_data(failure))
-        self.announce(status, data, meta=self._meta(), final=True)
-        if self.start.parent is not None and self.start.op is not None:
-            parent = self.start.parent
-            self.send(
-                parent.pid,
-                m.Child(
-                    incarnation=parent.incarnation,
-                    op=self.start.op,
-                    pid=self.pid,
-                    status=status,
-                    value=value if status == "done" else UNSET,
-                    error=failure,
-                ),
-            )
-        self.ended = True
-        self._drop_local()
-        self._close_loop()
-
     def _close_endpoints(self) -> None:
-        if self._lost_at:
-            text = f"The process {self.pid} lost its host during the call and is started again"
-            error = ProcessEnded(text, hint="call again, if what it does may be done twice")
-            self.endpoints.close(error, waiting_too=False)
-        else:
-            self.endpoints.close(ProcessEnded(f"The process {self.pid} has ended", hint="start a new one"))
+        self.endpoints.close(self.endings.closing_error(), waiting_too=not self.endings.comes_again)
 
-    def _start_again(self) -> None:
-        """Write the next incarnation's start into the own inbox."""
-        start = self.start
-        assert start is not None
-        self._restarting = True
-        self.ended = True
+    def take_unanswered(self) -> list[tuple[m.Request, int]]:
+        """Requests of this incarnation, with their inputs, that the next one has to answer."""
         unanswered = sorted([*self.endpoints.waiting, *self._requests.early], key=lambda held: held[1])
         self._waiting_for_start[:0] = unanswered
-        carry = m.Carry(
-            events=self._events_before + len(self.events),
-            started=self._started_at,
-            watchers=list(self._watchers),
-            marks=dict(self._requests.marks),
-            lost=self._lost_at,
-            open=[seq for _, seq in unanswered],
-        )
-        since = min([self._lost_at, *(seq - 1 for seq in carry.open)])
-        self.send(
-            self.pid,
-            m.Start(
-                type=start.type, args=start.args, build=self.build, incarnation=self.incarnation + 1,
-                since=since, parent=start.parent, root=start.root, op=start.op, name=start.name,
-                program=start.program, restarts=start.restarts + 1, carry=carry, machine=start.machine,
-            ),
-        )  # fmt: skip
+        return unanswered
+
+    def leave_loop(self, *, waiting: bool = False) -> None:
+        """The incarnation has ended; `waiting`: what comes in from now on waits for the next one."""
+        self._restarting = waiting
+        self.ended = True
+        self._ended_at = self.applied
         self._drop_local()
         self._close_loop()
+
+    def _let_go(self) -> None:
+        """It was down, and ends for good: whoever waits hears of it."""
+        self.endings.let_go()
+        self._close_endpoints()
+        held, self._waiting_for_start = self._waiting_for_start, []
+        for message, seq in held:
+            self._take(message, seq)
 
     def _drop_local(self) -> None:
         """Wait for nothing any more."""
@@ -388,7 +353,8 @@ class Process:
         self.steps.clear()
         self.timers.clear()
 
-    def _meta(self) -> m.ProcessMeta:
+    def meta(self) -> m.ProcessMeta:
+        """What lists show of it."""
         start = self.start
         assert start is not None
         return m.ProcessMeta(
@@ -398,8 +364,23 @@ class Process:
             root="" if start.forks else start.root,
             name=start.name,
             program=start.program,
-            started=self._started_at,
+            started=self.started_at,
         )
+
+    @property
+    def events_announced(self) -> int:
+        """How many events it has announced in all incarnations."""
+        return self._events_before + len(self.events)
+
+    @property
+    def watchers(self) -> list[Ref]:
+        """Operations that its events are forwarded to."""
+        return list(self._watchers)
+
+    @property
+    def marks(self) -> dict[str, int]:
+        """By sender, the last request taken."""
+        return dict(self._requests.marks)
 
     @property
     def status(self) -> str:
@@ -428,6 +409,7 @@ class Process:
         self.loop.forget()
         self.endpoints.forget()
         self.relations.forget()
+        self.endings.forget()
         if self.restart is not None:
             self.restart.forget()
         self._main = None
@@ -474,7 +456,7 @@ class Process:
             pid=self.id,
             incarnation=self.incarnation,
             n=n or self.number(),
-            seq=self._events_before + len(self.events) + 1,
+            seq=self.events_announced + 1,
             type=type_,
             time=self.clock,
             data=data,
@@ -551,12 +533,26 @@ class Process:
                 self._forward(watcher, record)
 
     def _on_cancel(self, message: m.Cancel) -> None:
+        if self.endings.down:
+            if not message.hold:
+                self._waiting_for_start.append((message, self.applied))  # its number counts among its sender's
+                self._let_go()
+            return
         if self.ended:
             return
+        self.endings.cancelled(message)
         self.decide("cancelled", NULL, Failure("CancelledError", message.reason or "cancelled", "cancelled"))
         self._stop_body(message.reason or "its parent was cancelled")
-        if self.closing:
+        if message.kill:
+            self._main_ended = True
+            if self.restart is not None:
+                self.restart.running = False
+            self._close_loop()
+        elif self.closing:
             self._cancel_tasks()
+
+    def _on_again(self, message: m.Again) -> None:
+        self.endings.again(message, self._ended_at)
 
     def _on_signal(self, message: m.Signal) -> None:
         """Kept for `receive`."""
@@ -571,7 +567,7 @@ class Process:
         if message.incarnation == self.incarnation and self.restart is not None and not self.ended:
             self.restart.host_lost(message)
             if self.restart.wants_restart:
-                self._lost_at = self.applied
+                self.endings.lost_at = self.applied
 
     def _on_act(self, message: m.Act) -> None:
         if message.incarnation == self.incarnation and self.restart is not None and not self.ended:
@@ -591,12 +587,24 @@ class Process:
         if self.timers.pop(handle.n, None) is not None:
             self.dropped_local.append(handle.n)
 
-    def spawn(self, type_: ProcessType[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> ProcessHandle:
-        raw, image = type_.bind(args, kwargs)
-        op = self.operation("spawn", type_.name, raw)
+    def spawn(
+        self,
+        type_: ProcessType[Any, Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        restart: RestartPolicy = "temporary",
+        keeper: Keeper | None = None,
+    ) -> ProcessHandle:
+        bound = type_.bind(args, kwargs)
+        op = self.operation("spawn", type_.name, bound.args)
         pid = ids.derived_id(ids.PROCESS, f"{self.pid}.{self.incarnation}.{op.n}", self.clock)
         pending = Pending(op, self.loop.create_future(), type_.signature.result, pid)
-        self.relations.start_child(pid, type_.name, raw, op, pending, image)
+        if keeper is None and bound.restart != "temporary":
+            restart, keeper = bound.restart, Alone(self, bound.backoff)
+        self.relations.start_child(
+            pid, type_.name, bound.args, op, pending, bound.image, restart=restart, keeper=keeper
+        )
         return ProcessHandle(pid)
 
     async def run_child(self, type_: ProcessType[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -742,6 +750,7 @@ _HANDLERS: dict[type, Callable[[Any, Any], None]] = {
     m.Signal: Process._on_signal,
     m.Watch: Process._on_watch,
     m.Cancel: Process._on_cancel,
+    m.Again: Process._on_again,
     m.Upgrade: Process._on_upgrade,
     m.Resume: Process._on_resume,
     m.HostLost: Process._on_host_lost,
@@ -752,3 +761,5 @@ _HANDLERS: dict[type, Callable[[Any, Any], None]] = {
     m.Act: Process._on_act,
     m.Chunk: Process._on_chunk,
 }
+
+_TAKEN_WHEN_DOWN = (m.Again, m.Cancel, m.Upgrade)

@@ -19,6 +19,7 @@ from .forking import FORKED, severed_record
 from .handle import EventFeed
 from .machines.keepsakes import Keepsakes
 from .operations import Child, Output
+from .supervision.policy import Keeper, RestartPolicy
 
 if TYPE_CHECKING:
     from .process import Process
@@ -66,16 +67,27 @@ class Relations:
     # Asking -----------------------------------------------------------------------------------------------------------
 
     def start_child(
-        self, pid: str, type_name: str, raw: Raw, op: Op, pending: Any, image: Image | None = None
+        self,
+        pid: str,
+        type_name: str,
+        raw: Raw,
+        op: Op,
+        pending: Any,
+        image: Image | None = None,
+        *,
+        restart: RestartPolicy = "temporary",
+        keeper: Keeper | None = None,
     ) -> Child:
-        """Start a child."""
+        """Start a child; `keeper` decides what becomes of one that goes down."""
         process = self._process
         assert process.start is not None
         child = self.children[pid] = self.open[op.n] = self._uncancelled[op.n] = Child(pid, op, pending)
         start = m.Start(
             type=type_name, args=raw, build=process.build, parent=self._by(op),
             root=process.start.root or process.pid, op=op, machine=image,
+            restart="" if restart == "temporary" else restart,
         )  # fmt: skip
+        child.keeper = keeper
         output = self._fresh[pid] = Output("inbox", pid, start, op.n)
         process.outputs.append(output)
         return child
@@ -130,8 +142,23 @@ class Relations:
         child = self.children.get(pid)
         if child is not None and self._uncancelled.pop(child.op.n, None) is None:
             return
+        self._send_cancel(pid, reason=reason)
+
+    def _send_cancel(self, pid: str, *, reason: str = "", hold: bool = False, kill: bool = False) -> None:
         op = self._process.operation("cancel", pid)
-        self._process.send(pid, m.Cancel(reason=reason, by=self._by(op), k=self._next(pid)), op.n)
+        cancel = m.Cancel(reason=reason, hold=hold, kill=kill, by=self._by(op), k=self._next(pid))
+        self._process.send(pid, cancel, op.n)
+
+    def take_down(self, child: Child, *, hold: bool = False, kill: bool = False) -> None:
+        """End a child; with `hold` it goes down only, with `kill` by force."""
+        if not hold:
+            self._uncancelled.pop(child.op.n, None)
+        self._send_cancel(child.pid, reason="stopped by its supervisor", hold=hold, kill=kill)
+
+    def again(self, child: Child) -> None:
+        """Start a child that is down again."""
+        op = self._process.operation("again", child.pid)
+        self._process.send(child.pid, m.Again(incarnation=child.run + 1), op.n)
 
     def cancel_children(self, reason: str) -> None:
         """Cancel all children that live."""
@@ -160,12 +187,21 @@ class Relations:
 
     def child_ended(self, message: m.Child) -> None:
         """A child's outcome has come."""
-        child = self.open.pop(message.op.n, None)
-        if child is not None:
-            self._uncancelled.pop(message.op.n, None)
-            child.end(message)
-            if not child.feed_wanted:
-                self.children.pop(child.pid, None)
+        child = self.open.get(message.op.n)
+        if child is None or message.run < child.run:
+            return
+        child.run = message.run
+        if message.down:
+            if child.keeper is not None:
+                child.keeper.went_down(child, message)
+            return
+        del self.open[message.op.n]
+        self._uncancelled.pop(message.op.n, None)
+        child.end(message)
+        if child.keeper is not None:
+            child.keeper.ended(child, message)
+        if not child.feed_wanted:
+            self.children.pop(child.pid, None)
 
     def event(self, message: m.Event) -> None:
         """An event of a watched process has come."""

@@ -17,6 +17,7 @@ from regrow_protocol.images import Image
 from regrow_protocol.messages import Failure
 
 from .codec import NULL
+from .supervision.policy import DEFAULT_BACKOFF, Alone, Backoff, RestartPolicy
 
 if TYPE_CHECKING:
     from .process import Process
@@ -29,6 +30,8 @@ class Spawn(Struct, omit_defaults=True):
     type: str
     args: Raw
     machine: Image | None = None
+    restart: RestartPolicy = "temporary"
+    backoff: Backoff = DEFAULT_BACKOFF
 
 
 class CommandAct(Struct, omit_defaults=True):
@@ -197,9 +200,11 @@ class RestartBody:
             case "spawn":
                 spawn = msgspec.json.decode(act.data, type=Spawn)
                 op = process.operation("spawn", spawn.type, spawn.args)
+                keeper = Alone(process, spawn.backoff) if spawn.restart != "temporary" else None
                 process.relations.start_child(
-                    spawn.pid, spawn.type, spawn.args, op, _Remote(self, act.m), spawn.machine
-                )
+                    spawn.pid, spawn.type, spawn.args, op, _Remote(self, act.m), spawn.machine,
+                    restart=spawn.restart, keeper=keeper,
+                )  # fmt: skip
             case "command":
                 asked = msgspec.json.decode(act.data, type=CommandAct)
                 remote = _Remote(self, act.m)

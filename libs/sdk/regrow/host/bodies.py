@@ -250,9 +250,11 @@ class BodyScope:
     # The scope that the public API calls ------------------------------------------------------------------------------
 
     def spawn(self, type_: ProcessType[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> ProcessHandle:
-        raw, image = type_.bind(args, kwargs)
+        bound = type_.bind(args, kwargs)
         pid = ids.derived_id(ids.PROCESS, f"{self.pid}.{self.incarnation}.b{self._m + 1}", self.clock)
-        number = self._act("spawn", restart.Spawn(pid, type_.name, raw, image))
+        number = self._act(
+            "spawn", restart.Spawn(pid, type_.name, bound.args, bound.image, bound.restart, bound.backoff)
+        )
         pending = self._expect(number, "spawn", type_.name, type_.signature.result, pid)
         self._children[pid] = (pending, number)
         return ProcessHandle(pid)
