@@ -1,0 +1,1 @@
+"""The gateway between agents and the bus: their doors, their tokens, their conversations, how they are started."""

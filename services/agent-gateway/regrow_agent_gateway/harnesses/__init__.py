@@ -1,0 +1,1 @@
+"""The harnesses that Regrow brings itself."""
