@@ -222,6 +222,11 @@ class Signature:
         plain = self._simple and not any(p.kind is _KEYWORD and p.default is _EMPTY for p in parameters)
         self._enough = len(self._needed) if plain else len(self._positional) + 1
 
+    @property
+    def parameters(self) -> list[tuple[inspect.Parameter, Any]]:
+        """In their order, with their annotations; Any where there is none."""
+        return [(p, self._hints.get(p.name, Any)) for p in self._signature.parameters.values()]
+
     def takes(self, name: str) -> bool:
         """Whether a keyword `name` can be given."""
         return name in self._kinds or self._rest is not None
