@@ -26,6 +26,10 @@ MAX_VALUE = 64 * 1024 * 1024
 """Bytes that a value may have at all."""
 
 
+FOLD = 1
+"""Version of what a fold makes of its inputs. 0: failures had no report. A fold keeps to that of its `start`."""
+
+
 class Ref(Struct, frozen=True, array_like=True, gc=False):
     """An operation of a process: the sender of a request, and where its answer goes."""
 
@@ -52,8 +56,33 @@ class Op(Struct, frozen=True, array_like=True, gc=False):
     rolling: str
 
 
+class FailureReport(Struct, frozen=True, omit_defaults=True):
+    """What a failed process leaves to whoever tries again.
+
+    Attributes:
+        type: of the process.
+        args: its arguments; only in `failed` and `restarted` events, its parent knows them.
+        incarnation: that failed.
+        ran_for: seconds of its own clock.
+        traceback: lines of the program as `survey.py:41 in main`, without paths: the same wherever it runs.
+        pending: operations that were under way, as `step fetch`.
+        children: pids of those that ran.
+        agents, machines: ids of those that it had.
+    """
+
+    type: str
+    args: Raw | UnsetType = UNSET
+    incarnation: int = 0
+    ran_for: float = 0.0
+    traceback: list[str] = []
+    pending: list[str] = []
+    children: list[str] = []
+    agents: list[str] = []
+    machines: list[str] = []
+
+
 class Failure(Struct, frozen=True, omit_defaults=True):
-    """An error as data. Never a traceback: its text differs between machines, and what is recorded must replay.
+    """An error as data. Never a text that differs between machines: what is recorded must replay.
 
     Attributes:
         error: class name of the exception.
@@ -61,6 +90,7 @@ class Failure(Struct, frozen=True, omit_defaults=True):
         code: the stable code of a RegrowError, or of what failed: `exception`, `timeout`, `cancelled`, `host-lost`, …
         retryable: false when whoever failed said that another try is of no use.
         snapshots: of a process, its machines' state when it failed: machine id → snapshot id.
+        report: of a process, what was under way.
     """
 
     error: str
@@ -68,6 +98,7 @@ class Failure(Struct, frozen=True, omit_defaults=True):
     code: str = "exception"
     retryable: bool = True
     snapshots: dict[str, str] = {}
+    report: FailureReport | None = None
 
 
 class Program(Struct, frozen=True, omit_defaults=True):
@@ -128,6 +159,7 @@ class Start(Request, frozen=True, tag="start", omit_defaults=True, kw_only=True)
         restart: when its end is not its last word but its parent's to decide: `permanent`, always; `transient`, when it
             failed; empty, never. Such an end is a `child` with `down`, and then comes `again` or `cancel`.
         forks: for a history that begins as a copy, whose it was.
+        fold: version of the fold (`FOLD`) that this tree began with, so that an old history replays as it was.
     """
 
     type: str
@@ -146,6 +178,7 @@ class Start(Request, frozen=True, tag="start", omit_defaults=True, kw_only=True)
     machine: Image | None = None
     restart: Literal["", "permanent", "transient"] = ""
     forks: list[Fork] = []
+    fold: int = 0
 
 
 class Fork(Struct, frozen=True):

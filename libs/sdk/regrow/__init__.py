@@ -13,6 +13,7 @@ from .api import (
     is_replaying,
     now,
     random,
+    receive,
     sleep,
     spawn,
     step,
@@ -34,6 +35,7 @@ from .errors import (
     ProcessNotFound,
     StepFailed,
 )
+from .failures import ProcessFailure
 from .handle import Event, EventStream, ProcessHandle
 from .machines import DockerImage, ExecResult, LocalImage, Machine, MorphImage, SSHImage, from_snapshot, machine
 from .ordering import install as keep_order
@@ -68,6 +70,7 @@ __all__ = [
     "NotAllowedInBody",
     "NotSendable",
     "ProcessEnded",
+    "ProcessFailure",
     "ProcessHandle",
     "ProcessNotFound",
     "ProcessType",
@@ -89,6 +92,7 @@ __all__ = [
     "machine",
     "now",
     "random",
+    "receive",
     "sleep",
     "spawn",
     "step",

@@ -164,6 +164,23 @@ async def step(
     return await scope.current().step(function, args, kwargs, policy)
 
 
+async def receive(name: str, *, timeout: float | None = None, type: Any = Any) -> Any:  # noqa: A002 - of the data
+    """Wait for the next signal of that name to this process; its data.
+
+    Signals are kept, in their order, until somebody receives them: also while the process is parked or being restarted.
+
+    Args:
+        name: of the signal.
+        timeout: seconds, then TimeoutError.
+        type: that the data is rebuilt as; by default plain JSON.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"receive() needs the name of a signal, not {name!r}")
+    subjects.token(name)
+    async with asyncio.timeout(timeout):
+        return await scope.current().receive(name, type)
+
+
 async def sleep(seconds: float) -> None:
     """Sleep durably; a process may sleep for a month and cost nothing."""
     await asyncio.sleep(seconds)

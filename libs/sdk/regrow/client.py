@@ -22,8 +22,8 @@ from .apps import ensure_build
 from .clock import Clock
 from .codec import from_raw, to_raw
 from .errors import CallFailed, InvalidArguments, ProcessNotFound, execution_failed, raised
+from .failures import failure_in
 from .handle import Event
-from .outcomes import failure_in
 
 log = logging.getLogger("regrow.client")
 
@@ -67,6 +67,15 @@ class RemoteProcess:
     async def call(self, endpoint: str, /, *, wait: bool = False, timeout: float | None = 30.0, **kwargs: Any) -> Any:
         """Call an endpoint; raises what `ProcessHandle.call` does, and TimeoutError after `timeout` seconds."""
         return await self._client.call(self.app, self.pid, endpoint, kwargs, wait=wait, timeout=timeout)
+
+    async def signal(self, name: str, data: Any = None) -> None:
+        """Send it a signal; returns when that is stored."""
+        subjects.token(name)
+        client = self._client
+        n, _ = client.next_request()
+        raw = to_raw(data, f"The data of signal {name!r}")
+        signal = m.Signal(name=name, data=raw, client=client.id, k=n)
+        await client.send(self.app, self.pid, signal, msg_id=f"{client.id}.{n}")
 
     async def cancel(self, reason: str = "") -> None:
         """Ask it to end as cancelled, its children first."""
@@ -148,7 +157,7 @@ class Client:
         """Start a root process; returns when its start is stored."""
         pid = pid or ids.new_id(ids.PROCESS)
         await self._know_build(app, build)
-        start = m.Start(type=type_, args=Raw(args), build=build, name=name, program=program)
+        start = m.Start(type=type_, args=Raw(args), build=build, name=name, program=program, fold=m.FOLD)
         await self.send(app, pid, start, first=True)
         return RemoteProcess(self, app, pid, result_type)
 

@@ -17,7 +17,7 @@ from regrow_protocol.messages import Failure
 
 from .codec import NULL, to_raw
 from .errors import ProcessEnded
-from .outcomes import failure_data
+from .failures import failure_data
 
 if TYPE_CHECKING:
     from .process import Process
@@ -78,7 +78,7 @@ class Endings:
         data = value if status == "done" else NULL
         if status == "failed":
             assert failure is not None
-            data = to_raw(failure_data(failure))
+            data = to_raw(failure_data(failure, process.start.args if process.start is not None else None))
         process.announce(status, data, meta=process.meta(), final=True)
         self._tell_parent()
         process.leave_loop()
@@ -151,7 +151,7 @@ class Endings:
                 type=start.type, args=start.args, build=process.build, incarnation=process.incarnation + 1,
                 since=min([self.lost_at, *(seq - 1 for seq in carry.open)]), parent=start.parent, root=start.root,
                 op=start.op, name=start.name, program=start.program, restarts=start.restarts + restarts, carry=carry,
-                machine=start.machine, restart=start.restart,
+                machine=start.machine, restart=start.restart, fold=start.fold,
             ),
         )  # fmt: skip
         process.leave_loop(waiting=True)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import builtins
 from functools import lru_cache
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from regrow_protocol.errors import RegrowError
 from regrow_protocol.messages import Failure
+
+if TYPE_CHECKING:
+    from .failures import ProcessFailure
 
 E = TypeVar("E", bound=RegrowError)
 
@@ -24,6 +27,7 @@ class ExecutionFailed(RegrowError):
         pid: of the process, where known.
         retryable: false when it said that another try is of no use.
         snapshots: of its machines' state when it failed, where it was kept: machine id → snapshot id.
+        recorded: the failure as it stands in the log; None for an error that was made here.
     """
 
     code = "execution-failed"
@@ -40,10 +44,19 @@ class ExecutionFailed(RegrowError):
     ) -> None:
         super().__init__(reason, hint=hint)
         self.snapshots = snapshots or {}
+        self.recorded: Failure | None = None
         self.reason = reason
         self.error = error
         self.pid = pid
         self.retryable = retryable
+
+    @property
+    def failure(self) -> ProcessFailure:
+        """All that is known of it."""
+        from .failures import ProcessFailure
+
+        recorded = self.recorded or Failure(self.error, self.reason, retryable=self.retryable, snapshots=self.snapshots)
+        return ProcessFailure.of(recorded, self.pid)
 
 
 class ExecutionCancelled(ExecutionFailed):
@@ -189,7 +202,9 @@ def raised(base: type[RegrowError], failure: Failure) -> RegrowError:
 def execution_failed(failure: Failure, pid: str) -> ExecutionFailed:
     """The exception that awaiting a failed or cancelled process raises."""
     cls = ExecutionCancelled if failure.code == "cancelled" else ExecutionFailed
-    return cls(failure.message, error=failure.error, pid=pid, retryable=failure.retryable, snapshots=failure.snapshots)
+    error = cls(failure.message, error=failure.error, pid=pid, retryable=failure.retryable, snapshots=failure.snapshots)
+    error.recorded = failure
+    return error
 
 
 def failure_of(error: BaseException) -> Failure:

@@ -194,4 +194,5 @@ def _state(process: Process) -> State:
         op, line = (process.trace or {}).get(n, (None, ""))
         if op is not None:
             waiting.append(Waiting(n, op.kind, op.name, children.get(n, ""), due.get(n, 0.0), line))
+    waiting += [Waiting(0, "signal", name) for name in process.mailbox.awaited]
     return State(process.status, process.clock, process.n, process.endpoints.names, waiting)

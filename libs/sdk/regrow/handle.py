@@ -9,14 +9,18 @@ import asyncio
 import contextvars
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
-from regrow_protocol.messages import EventRecord
+from regrow_protocol import subjects
+from regrow_protocol.messages import EventRecord, Failure
 
 from . import scope
-from .codec import Reference, from_raw, handles_are
-from .errors import EventNotSeen, sendable_text
+from .codec import Reference, from_raw, handles_are, to_raw
+from .errors import EventNotSeen, ProcessNotFound, sendable_text
+
+if TYPE_CHECKING:
+    from .failures import ProcessFailure
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -203,6 +207,8 @@ class HandleScope(Protocol):
     def cancel(self, pid: str, reason: str) -> None: ...
     def result(self, pid: str) -> Awaitable[Any]: ...
     def status_of(self, pid: str) -> str: ...
+    def failure_of(self, pid: str) -> Failure | None: ...
+    def signal(self, pid: str, name: str, data: Any) -> None: ...
 
 
 class ProcessHandle(Reference):
@@ -249,6 +255,21 @@ class ProcessHandle(Reference):
             raise TypeError(f"call() needs the name of an endpoint, not {endpoint!r}")
         return await scope.current().call(self.pid, endpoint, kwargs, wait=wait)
 
+    def signal(self, name: str, data: Any = None, /, **fields: Any) -> None:
+        """Send it a signal, which its `receive(name)` returns the data of. It is kept until then; there is no answer.
+
+        Args:
+            name: of the signal, 1 to 128 characters.
+            data: what `codec` can send.
+            **fields: the data as an object, in place of `data`.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"signal() needs the name of a signal, not {name!r}")
+        if fields and data is not None:
+            raise TypeError("signal() takes its data, or fields of it, not both")
+        subjects.token(name)
+        scope.current().signal(self.pid, name, fields or data)
+
     def cancel(self, reason: str = "") -> None:
         """Ask it to end as cancelled, its children first."""
         scope.current().cancel(self.pid, sendable_text(reason))
@@ -256,6 +277,39 @@ class ProcessHandle(Reference):
     def status(self) -> str:
         """`running`, `done`, `failed` or `cancelled`, as far as is known here."""
         return scope.current().status_of(self.pid)
+
+    @property
+    def failure(self) -> ProcessFailure | None:
+        """Why it failed, or its last incarnation did, as far as is known here; None when it has not."""
+        found = scope.current().failure_of(self.pid)
+        if found is None:
+            return None
+        from .failures import ProcessFailure
+
+        return ProcessFailure.of(found, self.pid)
+
+    def respawn(self, **overrides: Any) -> ProcessHandle:
+        """Start another process as this one, which has failed, was started.
+
+        Args:
+            **overrides: arguments of its function that shall differ, and options of `spawn`.
+
+        Raises:
+            ProcessNotFound: it is not known here that it failed, and so not what it was.
+            InvalidArguments: an override does not fit.
+        """
+        failure = self.failure
+        here = scope.current()
+        type_ = here.env.types.get(failure.type) if failure is not None else None
+        if failure is None or type_ is None or failure.args is None:
+            raise ProcessNotFound(
+                f"It is not known here that process {self.pid} has failed",
+                hint="respawn() a child, or a process whose `events` you follow, after its `failed`",
+            )
+        own = {name: value for name, value in overrides.items() if type_.signature.takes(name)}
+        options = {name: value for name, value in overrides.items() if name not in own}
+        args, kwargs = type_.signature.decode(to_raw(failure.args | own, f"An argument of {type_.name}()"))
+        return here.spawn(type_, tuple(args), kwargs | options)
 
 
 handles_are(ProcessHandle)

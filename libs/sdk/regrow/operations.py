@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any, Literal
 
 from msgspec import Raw, Struct, UnsetType
+from msgspec.structs import replace
 from regrow_protocol import messages as m
 from regrow_protocol.errors import RegrowError
 from regrow_protocol.messages import Failure, Op
@@ -96,13 +97,18 @@ class Child:
     """A child as its parent keeps it.
 
     Attributes:
+        type, args: what it was spawned as.
+        failure: why an incarnation of it has failed, the last one.
         keeper: who decides what becomes of it when it goes down; None for a temporary one.
         run: its incarnation, as far as is known.
     """
 
-    __slots__ = ("ended", "feed_wanted", "keeper", "op", "pending", "pid", "run", "status")
+    __slots__ = ("args", "ended", "failure", "feed_wanted", "keeper", "op", "pending", "pid", "run", "status", "type")
 
-    def __init__(self, pid: str, op: Op, pending: Any) -> None:
+    def __init__(self, pid: str, op: Op, pending: Any, type_: str, args: Raw) -> None:
+        self.type = type_
+        self.args = args
+        self.failure: Failure | None = None
         self.keeper: Any = None
         self.run = 0
         self.pid = pid
@@ -112,11 +118,18 @@ class Child:
         self.ended = False
         self.feed_wanted = True
 
+    def failed(self, failure: Failure | None) -> Failure | None:
+        """An incarnation has ended, with that failure; as it is known here."""
+        if failure is not None and failure.report is not None:
+            failure = replace(failure, report=replace(failure.report, args=self.args))
+        self.failure = failure
+        return failure
+
     def end(self, message: m.Child) -> None:
         """Its outcome has come."""
         self.ended = True
         self.status = message.status
-        failure = message.error
+        failure = self.failed(message.error)
         if message.status == "cancelled" and failure is None:
             failure = Failure("CancelledError", "cancelled", "cancelled")
         self.pending.settle(message.value, failure)
@@ -180,11 +193,16 @@ _HERE = str(Path(__file__).parent)
 _ASYNCIO = str(Path(asyncio.__file__).parent)
 
 
+def is_program(file: str) -> bool:
+    """Whether a line of `file` may be one of the program, and not ours or asyncio's."""
+    return not file.startswith((_HERE, _ASYNCIO, "<"))
+
+
 def source_line(frame: FrameType | None) -> str:
     """The line of the program that is running, as `survey.py:41`."""
     while frame is not None:
         name = frame.f_code.co_filename
-        if not name.startswith((_HERE, _ASYNCIO, "<")):
+        if is_program(name):
             return f"{Path(name).name}:{frame.f_lineno}"
         frame = frame.f_back
     return "?"

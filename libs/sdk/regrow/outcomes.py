@@ -1,4 +1,4 @@
-"""How a process's failure stands in its `failed` event, and what an outcome is to whoever waits for it."""
+"""What an outcome is to whoever waits for it."""
 
 from __future__ import annotations
 
@@ -7,23 +7,16 @@ from typing import Any
 from regrow_protocol.messages import Failure
 
 from .errors import EventNotSeen, execution_failed
+from .failures import failure_in
 from .handle import EventFeed
 
 
-def failure_data(failure: Failure) -> dict[str, Any]:
-    """The data of a `failed` event."""
-    return {
-        "reason": failure.message,
-        "error": failure.error,
-        "code": failure.code,
-        "retryable": failure.retryable,
-        **({"snapshots": failure.snapshots} if failure.snapshots else {}),
-    }
-
-
-def failure_in(data: dict[str, Any]) -> Failure:
-    """What the data of a `failed` event tells."""
-    return Failure(data["error"], data["reason"], data["code"], data["retryable"], data.get("snapshots", {}))
+def last_failure(feed: EventFeed) -> Failure | None:
+    """The last failure that a feed tells; a restart tells that of the incarnation before."""
+    for event in reversed(feed.events):
+        if event.type in ("failed", "restarted") and event.data is not None:
+            return failure_in(event.data)
+    return None
 
 
 def outcome_of(feed: EventFeed, pid: str) -> Any:

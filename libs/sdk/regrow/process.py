@@ -17,9 +17,10 @@ import contextvars
 import random
 import sys
 from array import array
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -44,11 +45,13 @@ from .errors import (
     failure_of,
     sendable_text,
 )
+from .failures import failure_data, program_lines, report_of
 from .forking import Copying
 from .handle import EventFeed, ProcessHandle
 from .loop import DeterministicLoop, DeterministicTimer
+from .mailbox import Mailbox
 from .operations import Env, Output, Pending, Step, StepPolicy, source_line
-from .outcomes import failure_data, outcome_of
+from .outcomes import outcome_of
 from .relations import Relations
 from .requests import Requests
 from .restart import RestartBody
@@ -94,7 +97,7 @@ class Process:
         self._recorded = 0.0
         self._restarting = False
         self._ended_at = 0
-        self.started_at = 0.0
+        self.started_at = self.began_at = 0.0
         self.start: m.Start | None = None
         self.incarnation = -1
         self._waiting_for_start: list[tuple[m.Message, int]] = []
@@ -114,6 +117,7 @@ class Process:
         self._watchers: dict[Ref, None] = {}
         self.relations = Relations(self)
         self.endpoints = endpoints.Endpoints(self)
+        self.mailbox = Mailbox(self)
         self._outcome: tuple[m.Status, Raw, Failure | None] | None = None
         self._waiting: dict[asyncio.Future[Any], None] = {}
         self._main: asyncio.Task[None] | None = None
@@ -168,6 +172,8 @@ class Process:
                 self.endpoints.called(message, seq)
             elif isinstance(message, m.ToolCall):
                 self.endpoints.tool_called(message, seq)
+            elif isinstance(message, m.Signal):
+                self.mailbox.put(message, seq)
             else:
                 _HANDLERS[type(message)](self, message)
 
@@ -222,7 +228,7 @@ class Process:
         self.build = start.build
         self.ended = False
         self._restarting = False
-        self.started_at = self.clock
+        self.started_at = self.began_at = self.clock
         self._requests.next_incarnation(start.carry.marks if start.carry is not None else {})
         if start.carry is not None:
             self._events_before = start.carry.events
@@ -246,7 +252,7 @@ class Process:
     def _begin(self, start: m.Start) -> None:
         kind = "restarted" if start.incarnation else "started"
         carried = start.carry.failure if start.carry is not None else None
-        data = to_raw(failure_data(carried)) if carried is not None else NULL
+        data = to_raw(failure_data(carried, start.args)) if carried is not None else NULL
         self.announce(kind, data, meta=self.meta())
         type_ = self.env.types.get(start.type)
         if type_ is None:
@@ -275,7 +281,8 @@ class Process:
         except BaseException as error:
             if self.gone:
                 raise
-            self.decide("failed", NULL, failure_of(error))
+            home = str(Path(type_.function.__code__.co_filename).parent)
+            self.decide("failed", NULL, failure_of(error), program_lines(error, home))
         else:
             self.decide("done", value, None)
         finally:
@@ -297,10 +304,12 @@ class Process:
         elif self.restart is not None:
             self.restart.cancel()
 
-    def decide(self, status: m.Status, value: Raw, failure: Failure | None) -> None:
-        """Fix the outcome; the first decision counts."""
+    def decide(self, status: m.Status, value: Raw, failure: Failure | None, lines: Sequence[str] = ()) -> None:
+        """Fix the outcome; the first decision counts. `lines`: of the program, that led to it."""
         if self._outcome is not None:
             return
+        if status == "failed" and failure is not None and self.start is not None and self.start.fold:
+            failure = msgspec.structs.replace(failure, report=report_of(self, list(lines)))
         self._outcome = (status, value, failure)
         for future in list(self._waiting):
             self._settle_wait(future)
@@ -326,7 +335,8 @@ class Process:
 
     def take_unanswered(self) -> list[tuple[m.Request, int]]:
         """Requests of this incarnation, with their inputs, that the next one has to answer."""
-        unanswered = sorted([*self.endpoints.waiting, *self._requests.early], key=lambda held: held[1])
+        held = [*self.endpoints.waiting, *self._requests.early, *self.mailbox.unread]
+        unanswered = sorted(held, key=lambda each: each[1])
         self._waiting_for_start[:0] = unanswered
         return unanswered
 
@@ -410,6 +420,7 @@ class Process:
         self.endpoints.forget()
         self.relations.forget()
         self.endings.forget()
+        self.mailbox.forget()
         if self.restart is not None:
             self.restart.forget()
         self._main = None
@@ -554,9 +565,6 @@ class Process:
     def _on_again(self, message: m.Again) -> None:
         self.endings.again(message, self._ended_at)
 
-    def _on_signal(self, message: m.Signal) -> None:
-        """Kept for `receive`."""
-
     def _on_upgrade(self, message: m.Upgrade) -> None:
         self.build = message.build
 
@@ -677,6 +685,19 @@ class Process:
     def cancel(self, pid: str, reason: str = "") -> None:
         self.relations.cancel(pid, reason)
 
+    def signal(self, pid: str, name: str, data: Any) -> None:
+        raw = to_raw(data, f"The data of signal {name!r}")
+        self.relations.signal(pid, name, raw)
+
+    async def receive(self, name: str, type_: Any) -> Any:
+        op = self.operation("receive", name)
+        reader = Pending(op, self.loop.create_future(), type_)
+        self.mailbox.read(name, reader)
+        try:
+            return await reader.future
+        finally:
+            self.mailbox.leave(name, reader)
+
     async def result(self, pid: str) -> Any:
         child = self.relations.children.get(pid)
         if child is not None:
@@ -685,6 +706,9 @@ class Process:
         while not feed.ended:
             await feed.more()
         return outcome_of(feed, pid)
+
+    def failure_of(self, pid: str) -> Failure | None:
+        return self.relations.failure_of(pid)
 
     def status_of(self, pid: str) -> str:
         return self.relations.status_of(pid)
@@ -713,7 +737,7 @@ class Process:
     def finish(self, status: m.Status, value: Any, failure: Failure | None) -> None:
         raw = to_raw(value, "The result given to done()")
         self.operation(status, "", raw)
-        self.decide(status, raw, failure)
+        self.decide(status, raw, failure, [source_line(sys._getframe(1))])
 
     async def wait(self) -> Any:
         future = self.loop.create_future()
@@ -747,7 +771,6 @@ class Process:
 
 
 _HANDLERS: dict[type, Callable[[Any, Any], None]] = {
-    m.Signal: Process._on_signal,
     m.Watch: Process._on_watch,
     m.Cancel: Process._on_cancel,
     m.Again: Process._on_again,

@@ -12,13 +12,14 @@ import msgspec
 from msgspec import UNSET, Raw
 from regrow_protocol import messages as m
 from regrow_protocol.images import Image
-from regrow_protocol.messages import Op, Ref
+from regrow_protocol.messages import Failure, Op, Ref
 
 from .commanding import Commands
 from .forking import FORKED, severed_record
 from .handle import EventFeed
 from .machines.keepsakes import Keepsakes
 from .operations import Child, Output
+from .outcomes import last_failure
 from .supervision.policy import Keeper, RestartPolicy
 
 if TYPE_CHECKING:
@@ -81,11 +82,11 @@ class Relations:
         """Start a child; `keeper` decides what becomes of one that goes down."""
         process = self._process
         assert process.start is not None
-        child = self.children[pid] = self.open[op.n] = self._uncancelled[op.n] = Child(pid, op, pending)
+        child = self.children[pid] = self.open[op.n] = self._uncancelled[op.n] = Child(pid, op, pending, type_name, raw)
         start = m.Start(
             type=type_name, args=raw, build=process.build, parent=self._by(op),
             root=process.start.root or process.pid, op=op, machine=image,
-            restart="" if restart == "temporary" else restart,
+            restart="" if restart == "temporary" else restart, fold=process.start.fold,
         )  # fmt: skip
         child.keeper = keeper
         output = self._fresh[pid] = Output("inbox", pid, start, op.n)
@@ -113,6 +114,12 @@ class Relations:
         """Send a command that has no answer."""
         op = self._process.operation("tell", name, raw)
         self.commands.send(name.partition(".")[2], subject, raw, op, awaited=False)
+
+    def signal(self, pid: str, name: str, raw: Raw) -> None:
+        """Send a signal to another process."""
+        op = self._process.operation("signal", name, raw)
+        if pid not in self.severed:
+            self._process.send(pid, m.Signal(name=name, data=raw, by=self._by(op), k=self._next(pid)), op.n)
 
     def watch(self, pid: str) -> EventFeed:
         """The events of `pid`."""
@@ -165,6 +172,14 @@ class Relations:
         for child in list(self._uncancelled.values()):
             self.cancel(child.pid, reason)
 
+    def failure_of(self, pid: str) -> Failure | None:
+        """Why another process failed last, as far as is known here."""
+        child = self.children.get(pid)
+        if child is not None and child.failure is not None:
+            return child.failure
+        feed = self._feeds.get(pid)
+        return last_failure(feed) if feed is not None else None
+
     def status_of(self, pid: str) -> str:
         """How another process stands, as far as is known here."""
         feed = self._feeds.get(pid)
@@ -192,6 +207,7 @@ class Relations:
             return
         child.run = message.run
         if message.down:
+            child.failed(message.error)
             if child.keeper is not None:
                 child.keeper.went_down(child, message)
             return

@@ -52,6 +52,14 @@ class CallAct(Struct, omit_defaults=True):
     wait: bool = False
 
 
+class SignalAct(Struct, omit_defaults=True):
+    """Act `signal`."""
+
+    pid: str
+    name: str
+    data: Raw = NULL
+
+
 class EmitAct(Struct, omit_defaults=True):
     """Act `emit`."""
 
@@ -70,7 +78,11 @@ class Outcome(Struct, omit_defaults=True):
 
 
 class Target(Struct, omit_defaults=True):
-    """Acts `watch`, `cancel` and `expose`: the pid or name they are about."""
+    """Acts `watch`, `cancel`, `expose`, `receive` and `leave`: the pid or name they are about.
+
+    Attributes:
+        reason: of `leave`, the number of the `receive` that waits no more.
+    """
 
     name: str
     reason: str = ""
@@ -155,6 +167,7 @@ class RestartBody:
         self.wants_restart = False
         self._last = 0
         self._early: dict[int, m.Act] = {}
+        self._readers: dict[int, _Remote] = {}
         process.endpoints.hold_all = True
 
     def forget(self) -> None:
@@ -219,6 +232,8 @@ class RestartBody:
                 call = msgspec.json.decode(act.data, type=CallAct)
                 op = process.operation("call", call.endpoint, call.args)
                 process.relations.call(call.pid, call.endpoint, call.args, op, _Remote(self, act.m), wait=call.wait)
+            case "signal" | "receive" | "leave":
+                self._mail(act)
             case "emit":
                 emit = msgspec.json.decode(act.data, type=EmitAct)
                 process.emit_raw(emit.type, emit.data, emit.source)
@@ -238,13 +253,33 @@ class RestartBody:
                 outcome = msgspec.json.decode(act.data, type=Outcome)
                 process.endpoints.settle(outcome.key, outcome.value, outcome.error)
             case "decide" | "end":
-                outcome = msgspec.json.decode(act.data, type=Outcome)
-                value = outcome.value if isinstance(outcome.value, Raw) else NULL
-                if act.what == "decide":
-                    process.operation(outcome.status, "", value)
-                    process.decide(outcome.status, value, outcome.error)
-                else:
-                    self.running = False
-                    process.body_ended(outcome.status, value, outcome.error)
+                self._decide(act)
             case _:
                 process.operation("unknown", act.what)
+
+    def _decide(self, act: m.Act) -> None:
+        """Acts that end the process, or the body."""
+        process = self._process
+        outcome = msgspec.json.decode(act.data, type=Outcome)
+        value = outcome.value if isinstance(outcome.value, Raw) else NULL
+        if act.what == "decide":
+            process.operation(outcome.status, "", value)
+            process.decide(outcome.status, value, outcome.error)
+        else:
+            self.running = False
+            process.body_ended(outcome.status, value, outcome.error)
+
+    def _mail(self, act: m.Act) -> None:
+        """Acts that are about signals."""
+        process = self._process
+        if act.what == "signal":
+            signal = msgspec.json.decode(act.data, type=SignalAct)
+            process.relations.signal(signal.pid, signal.name, signal.data)
+            return
+        target = msgspec.json.decode(act.data, type=Target)
+        if act.what == "receive":
+            process.operation("receive", target.name)
+            reader = self._readers[act.m] = _Remote(self, act.m)
+            process.mailbox.read(target.name, reader)
+        elif (reader := self._readers.pop(int(target.reason), None)) is not None:
+            process.mailbox.leave(target.name, reader)

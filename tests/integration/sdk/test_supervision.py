@@ -14,6 +14,7 @@ from regrow import (
     emit,
     expose,
     fail,
+    receive,
     sleep,
     spawn,
     supervise,
@@ -119,3 +120,23 @@ async def test_a_group_that_gives_up_fails_its_process(rt: Runtime) -> None:
         await rt.run(gives_up)
     assert caught.value.error == "RestartIntensityExceeded"
     assert "last: hopeless (ConnectionError: refused)" in caught.value.reason
+
+
+@agent_process(resume="restart")
+async def receives() -> list[Any]:
+    """A body that may do any I/O, and hears signals."""
+    emit("listening")
+    seen: list[Any] = []
+    try:
+        seen.append(await receive("never", timeout=0.05))
+    except TimeoutError:
+        seen.append("timeout")
+    seen.append(await receive("job"))
+    return seen
+
+
+async def test_signals_reach_a_restart_body(rt: Runtime) -> None:
+    """Its process keeps them for it."""
+    started = await rt.start(receives)
+    await started.signal("job", {"n": 1})
+    assert await started.result(30) == ["timeout", {"n": 1}]

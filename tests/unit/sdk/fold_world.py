@@ -76,7 +76,9 @@ class World:
     def start(self, type_: ProcessType[..., Any], *args: Any, **kwargs: Any) -> str:
         """Start a root; returns its pid."""
         pid = ids.derived_id("p", f"root {len(self.histories)} {len(self._queue)}", self.clock)
-        self.send(pid, m.Start(type=type_.name, args=type_.signature.encode(args, kwargs), build=self.env.build))
+        self.send(
+            pid, m.Start(type=type_.name, args=type_.signature.encode(args, kwargs), build=self.env.build, fold=m.FOLD)
+        )
         return pid
 
     def run(self, type_: ProcessType[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -30,10 +30,10 @@ from .. import restart, scope
 from ..codec import NULL, Signature, to_raw
 from ..commanding import Asked, Feed
 from ..definition import ProcessType
-from ..errors import CallFailed, ProcessGone, failure_of
+from ..errors import CallFailed, ExecutionFailed, ProcessGone, failure_of
 from ..handle import EventFeed, ProcessHandle
 from ..operations import Pending, Step, StepPolicy
-from ..outcomes import outcome_of
+from ..outcomes import last_failure, outcome_of
 from ..process import Process
 from .publishing import Publishing
 from .steps import StepRunner
@@ -298,6 +298,20 @@ class BodyScope:
     def snapshot_on_failure(self) -> bool:
         return self.type.snapshot_on_failure
 
+    def signal(self, pid: str, name: str, data: Any) -> None:
+        self._act("signal", restart.SignalAct(pid, name, to_raw(data, f"The data of signal {name!r}")))
+
+    async def receive(self, name: str, type_: Any) -> Any:
+        number = self._act("receive", restart.Target(name))
+        reader = self._expect(number, "receive", name, type_, CallFailed)
+        try:
+            return await reader.future
+        except asyncio.CancelledError:
+            self._pending.pop(number, None)
+            if not self._abandoned:
+                self._act("leave", restart.Target(name, str(number)))
+            raise
+
     def watch(self, pid: str) -> EventFeed:
         feed = self._feeds.get(pid)
         if feed is None:
@@ -316,6 +330,15 @@ class BodyScope:
         while not feed.ended:
             await feed.more()
         return outcome_of(feed, pid)
+
+    def failure_of(self, pid: str) -> Failure | None:
+        child = self._children.get(pid)
+        if child is not None and child[0].future.done() and not child[0].future.cancelled():
+            error = child[0].future.exception()
+            if isinstance(error, ExecutionFailed):
+                return error.recorded
+        feed = self._feeds.get(pid)
+        return last_failure(feed) if feed is not None else None
 
     def status_of(self, pid: str) -> str:
         child = self._children.get(pid)

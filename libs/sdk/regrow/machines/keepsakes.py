@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import msgspec
-from msgspec import Raw, UnsetType
+from msgspec import Raw, Struct, UnsetType
 from regrow_protocol import machines as wire
 from regrow_protocol import messages as m
 from regrow_protocol.machines import MachineRef
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from ..process import Process
 
 PATIENCE = 120.0
+_MAKES = frozenset({"machine.create", "machine.fork", "agent.enrol"})
+
+
+class _Made(Struct):
+    """What the answers to commands that make something have in common."""
+
+    id: str
 
 
 class _Snapshot:
@@ -40,6 +47,7 @@ class Keepsakes:
 
     Attributes:
         snapshots: machine id → snapshot id.
+        known: ids of its machines and agents, in the order in which they were made.
     """
 
     def __init__(self, process: Process) -> None:
@@ -48,17 +56,29 @@ class Keepsakes:
         self._machines: dict[str, MachineRef] = {}
         self._awaited: set[str] | None = None
         self.snapshots: dict[str, str] = {}
+        self.known: dict[str, None] = {}
 
     def asked(self, op: Op, subject: str, args: Raw) -> None:
         """A command of the process goes out."""
-        if op.name == "machine.create" and msgspec.json.decode(args, type=wire.Create).snapshot_on_failure:
-            self._asked[op.n] = True
-        elif op.name in ("machine.stop", "machine.give"):
-            self._machines.pop(subject.rpartition(".")[2], None)
+        if op.name in _MAKES:
+            self._asked[op.n] = (
+                op.name == "machine.create" and msgspec.json.decode(args, type=wire.Create).snapshot_on_failure
+            )
+        elif op.name in ("machine.stop", "machine.give", "agent.stop"):
+            gone = subject.rpartition(".")[2]
+            self._machines.pop(gone, None)
+            self.known.pop(gone, None)
 
     def answered(self, op: Op, value: Raw | UnsetType) -> None:
         """The answer to a command has come."""
-        if self._asked.pop(op.n, False) and isinstance(value, Raw):
+        snapshot = self._asked.pop(op.n, None)
+        if snapshot is None or not isinstance(value, Raw):
+            return
+        if op.name == "machine.fork":
+            self.known.update(dict.fromkeys(ref.id for ref in msgspec.json.decode(value, type=list[MachineRef])))
+            return
+        self.known[msgspec.json.decode(value, type=_Made).id] = None
+        if snapshot:
             ref = msgspec.json.decode(value, type=MachineRef)
             self._machines[ref.id] = ref
 
