@@ -56,6 +56,9 @@ class Op(Struct, frozen=True, array_like=True, gc=False):
     rolling: str
 
 
+Status: TypeAlias = Literal["done", "failed", "cancelled"]
+
+
 class FailureReport(Struct, frozen=True, omit_defaults=True):
     """What a failed process leaves to whoever tries again.
 
@@ -286,6 +289,19 @@ class Again(Message, frozen=True, tag="again", omit_defaults=True, kw_only=True)
     incarnation: int
 
 
+class Link(Request, frozen=True, tag="link", omit_defaults=True, kw_only=True):
+    """Tie the incarnation of `by` to this process: when one ends, the other gets `exit`. `off`: untie them."""
+
+    off: bool = False
+
+
+class Exit(Request, frozen=True, tag="exit", omit_defaults=True, kw_only=True):
+    """The incarnation of `by`, which is linked to this process, has ended."""
+
+    status: Status
+    error: Failure | None = None
+
+
 class Upgrade(Message, frozen=True, tag="upgrade", omit_defaults=True, kw_only=True):
     """Fold this process with another build from here on."""
 
@@ -316,9 +332,6 @@ class Result(Message, frozen=True, tag="result", omit_defaults=True, kw_only=Tru
     value: Raw | UnsetType = UNSET
     error: Failure | None = None
     attempts: int = 1
-
-
-Status: TypeAlias = Literal["done", "failed", "cancelled"]
 
 
 class Child(Message, frozen=True, tag="child", omit_defaults=True, kw_only=True):
@@ -434,6 +447,8 @@ Input: TypeAlias = (
     | Watch
     | Cancel
     | Again
+    | Link
+    | Exit
     | Upgrade
     | Resume
     | HostLost

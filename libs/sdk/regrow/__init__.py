@@ -31,6 +31,7 @@ from .errors import (
     NondeterminismError,
     NotAllowedInBody,
     NotSendable,
+    Overloaded,
     ProcessEnded,
     ProcessNotFound,
     StepFailed,
@@ -38,6 +39,7 @@ from .errors import (
 from .failures import ProcessFailure
 from .handle import Event, EventStream, ProcessHandle
 from .machines import DockerImage, ExecResult, LocalImage, Machine, MorphImage, SSHImage, from_snapshot, machine
+from .monitoring import Down, Monitor, link, monitor, unlink
 from .ordering import install as keep_order
 from .supervision.errors import ChildFailure, RestartIntensityExceeded, SupervisionError
 from .supervision.policy import Backoff
@@ -55,6 +57,7 @@ __all__ = [
     "ChildInfo",
     "CurrentProcess",
     "DockerImage",
+    "Down",
     "EndpointNotFound",
     "Event",
     "EventNotSeen",
@@ -65,10 +68,12 @@ __all__ = [
     "InvalidArguments",
     "LocalImage",
     "Machine",
+    "Monitor",
     "MorphImage",
     "NondeterminismError",
     "NotAllowedInBody",
     "NotSendable",
+    "Overloaded",
     "ProcessEnded",
     "ProcessFailure",
     "ProcessHandle",
@@ -89,7 +94,9 @@ __all__ = [
     "fail",
     "from_snapshot",
     "is_replaying",
+    "link",
     "machine",
+    "monitor",
     "now",
     "random",
     "receive",
@@ -97,6 +104,7 @@ __all__ = [
     "spawn",
     "step",
     "supervise",
+    "unlink",
     "uuid4",
     "wait",
 ]

@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
+from typing import Any, Generic, ParamSpec, TypeVar, Unpack, overload
 
 from msgspec import Raw
 from regrow_protocol.images import Image, encode_image
@@ -14,11 +14,11 @@ from regrow_protocol.images import Image, encode_image
 from . import scope
 from .codec import Signature
 from .errors import ProgramError
+from .options import Options, ProcessOptions
 from .supervision.policy import DEFAULT_BACKOFF, Backoff, RestartPolicy, checked_policy
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Resume = Literal["replay", "restart"]
 
 REGISTRY: dict[str, list[ProcessType[Any, Any]]] = {}
 """Process types by name, in the order of their definition; several programs in one interpreter may share a name."""
@@ -47,22 +47,10 @@ class ProcessType(Generic[P, R]):
     Attributes:
         name: of the type, unique in its program.
         function: the body.
-        timeout: seconds that one incarnation may take, or None.
-        resume: `replay` or `restart`.
-        max_restarts: of a `restart` body after its host died; None for no limit.
-        snapshot_on_failure: when it fails, the state of its machines is kept first.
+        options: what `@agent_process` was told.
     """
 
-    def __init__(
-        self,
-        function: Callable[P, Coroutine[Any, Any, R]],
-        *,
-        name: str | None = None,
-        timeout: float | None = None,
-        resume: Resume = "replay",
-        max_restarts: int | None = None,
-        snapshot_on_failure: bool = False,
-    ) -> None:
+    def __init__(self, function: Callable[P, Coroutine[Any, Any, R]], **options: Unpack[ProcessOptions]) -> None:
         if not inspect.iscoroutinefunction(function):
             raise TypeError(f"@agent_process needs an async function; {function.__qualname__} is not one")
         if "<locals>" in function.__qualname__:
@@ -70,16 +58,9 @@ class ProcessType(Generic[P, R]):
                 f"@agent_process needs a module-level function; {function.__qualname__} is defined inside another",
                 hint="move it to the top of the module: another host must be able to find it by name",
             )
-        if resume not in ("replay", "restart"):
-            raise ValueError(f'resume must be "replay" or "restart", not {resume!r}')
-        if timeout is not None and timeout <= 0:
-            raise ValueError(f"timeout must be positive seconds, not {timeout!r}")
+        self.options = Options.of(options, function.__qualname__)
+        self.name = self.options.name
         self.function = function
-        self.name = name or function.__qualname__
-        self.timeout = timeout
-        self.resume: Resume = resume
-        self.max_restarts = max_restarts
-        self.snapshot_on_failure = snapshot_on_failure
         functools.update_wrapper(self, function)
         REGISTRY.setdefault(self.name, []).append(self)
 
@@ -124,42 +105,22 @@ class ProcessType(Generic[P, R]):
 def agent_process(function: Callable[P, Coroutine[Any, Any, R]], /) -> ProcessType[P, R]: ...
 @overload
 def agent_process(
-    *,
-    timeout: float | None = None,
-    resume: Resume = "replay",
-    name: str | None = None,
-    max_restarts: int | None = None,
-    snapshot_on_failure: bool = False,
+    **options: Unpack[ProcessOptions],
 ) -> Callable[[Callable[P, Coroutine[Any, Any, R]]], ProcessType[P, R]]: ...
 def agent_process(
-    function: Callable[..., Coroutine[Any, Any, Any]] | None = None,
-    /,
-    *,
-    timeout: float | None = None,
-    resume: Resume = "replay",
-    name: str | None = None,
-    max_restarts: int | None = None,
-    snapshot_on_failure: bool = False,
+    function: Callable[..., Coroutine[Any, Any, Any]] | None = None, /, **options: Unpack[ProcessOptions]
 ) -> Any:
     """Make a module-level async function a process type.
 
     Args:
-        timeout: seconds that one incarnation may take; then it fails with "timed out".
-        resume: how it goes on after its host died. `replay`: the body is deterministic and continues where it was.
-            `restart`: the body may do any I/O and is started again from its arguments.
-        name: of the type; by default the function's name.
-        max_restarts: how often a `restart` body is started again; None for no limit, 0 for never.
-        snapshot_on_failure: when it fails, the state of its machines is kept first, and `failed` tells the snapshots.
+        function: the body.
+        **options: see `Options`: `name=`, `timeout=`, `deadline=`, `stall_after=`, `resume=`, `max_restarts=`,
+            `snapshot_on_failure=`, `max_children=`, `max_pending_calls=`, `max_inbox=`, `trap_exits=`, `tags=`.
     """
+    if function is not None:
+        return ProcessType(function, **options)
 
     def decorate(target: Callable[..., Coroutine[Any, Any, Any]]) -> ProcessType[Any, Any]:
-        return ProcessType(
-            target,
-            name=name,
-            timeout=timeout,
-            resume=resume,
-            max_restarts=max_restarts,
-            snapshot_on_failure=snapshot_on_failure,
-        )
+        return ProcessType(target, **options)
 
-    return decorate(function) if function is not None else decorate
+    return decorate

@@ -65,6 +65,7 @@ class Endings:
 
     def finish(self) -> None:
         """All that belongs to the incarnation has ended."""
+        self._process.links.end()
         if self.lost_at:
             self._begin_next(restarts=1)
         elif self._asks_parent():

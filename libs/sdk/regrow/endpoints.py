@@ -84,13 +84,20 @@ class Endpoints:
         if self._ended is not None:
             self.answer(call, UNSET, failure_of(self._ended))
             return
+        limits = self._process.limits
         if call.endpoint not in self._by_name:
             if call.wait or self.hold_all:
+                if (refusal := limits.waiting()) is not None:
+                    self.answer(call, UNSET, refusal)
+                    return
                 self._waiting.setdefault(call.endpoint, []).append((call, seq))
                 return
             known = ", ".join(sorted(self.names)) or "none"
             missing = EndpointNotFound(f"No endpoint {call.endpoint!r}; exposed: {known}")
             self.answer(call, UNSET, failure_of(missing))
+            return
+        if (refusal := limits.call(len(self._running))) is not None:
+            self.answer(call, UNSET, refusal)
             return
         self._last += 1
         self._running[self._last] = call

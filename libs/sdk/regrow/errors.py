@@ -113,6 +113,12 @@ class ProcessEnded(RegrowError):
     code = "process-ended"
 
 
+class Overloaded(RegrowError):
+    """The process is at a limit that it has set on how it may be used; another try may succeed later."""
+
+    code = "overloaded"
+
+
 class ProcessNotFound(RegrowError, LookupError):
     """There is no process of that id or name."""
 
@@ -160,7 +166,8 @@ class ProcessGone(BaseException):
 
 
 _BY_CODE: dict[str, type[RegrowError]] = {
-    cls.code: cls for cls in (EndpointNotFound, Forked, InvalidArguments, ProcessEnded, ProcessNotFound, NotSendable)
+    cls.code: cls
+    for cls in (EndpointNotFound, Forked, InvalidArguments, Overloaded, ProcessEnded, ProcessNotFound, NotSendable)
 }
 
 

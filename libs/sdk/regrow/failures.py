@@ -86,20 +86,26 @@ def program_lines(error: BaseException, home: str) -> list[str]:
     return [f"{Path(f.filename).name}:{f.lineno} in {f.name}" for f in frames if counts(f.filename)]
 
 
+def pending_in(process: Process) -> list[str]:
+    """Operations under way, as `step fetch`, the oldest first; not all of very many."""
+    under_way = [step.pending for step in process.steps.values()]
+    under_way += [each for each in process.relations.calls.values() if isinstance(each, Pending)]
+    under_way.sort(key=lambda pending: pending.op.n)
+    names = [f"{each.op.kind} {each.op.name}".rstrip() for each in under_way[:LISTED]]
+    return names + [f"receive {name}" for name in process.mailbox.awaited[:LISTED]]
+
+
 def report_of(process: Process, lines: list[str]) -> FailureReport:
     """What is under way in a process at the moment in which it fails."""
     start = process.start
     assert start is not None
     known = process.relations.keepsakes.known
-    under_way = [step.pending for step in process.steps.values()]
-    under_way += [each for each in process.relations.calls.values() if isinstance(each, Pending)]
-    under_way.sort(key=lambda pending: pending.op.n)
     return FailureReport(
         type=start.type,
         incarnation=process.incarnation,
         ran_for=round(process.clock - process.began_at, 6),
         traceback=lines,
-        pending=[f"{each.op.kind} {each.op.name}".rstrip() for each in under_way[:LISTED]],
+        pending=pending_in(process),
         children=[child.pid for child in process.relations.open.values()][:LISTED],
         agents=[id_ for id_ in known if id_.startswith("a_")],
         machines=[id_ for id_ in known if id_.startswith("m_")],

@@ -29,7 +29,7 @@ class Mailbox:
             if not readers:
                 del self._readers[signal.name]
             reader.settle(signal.data, None)
-        else:
+        elif self._process.limits.waiting() is None:
             self._unread.setdefault(signal.name, deque()).append((signal, seq))
 
     def read(self, name: str, reader: Any) -> None:

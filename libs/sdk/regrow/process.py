@@ -48,6 +48,8 @@ from .errors import (
 from .failures import failure_data, program_lines, report_of
 from .forking import Copying
 from .handle import EventFeed, ProcessHandle
+from .limits import Limits
+from .links import Links
 from .loop import DeterministicLoop, DeterministicTimer
 from .mailbox import Mailbox
 from .operations import Env, Output, Pending, Step, StepPolicy, source_line
@@ -118,6 +120,8 @@ class Process:
         self.relations = Relations(self)
         self.endpoints = endpoints.Endpoints(self)
         self.mailbox = Mailbox(self)
+        self.limits = Limits(self)
+        self.links = Links(self)
         self._outcome: tuple[m.Status, Raw, Failure | None] | None = None
         self._waiting: dict[asyncio.Future[Any], None] = {}
         self._main: asyncio.Task[None] | None = None
@@ -145,6 +149,7 @@ class Process:
         self.clock = max(self.clock, message.at if message.at is not None else time, message.clock or 0.0)
         self._recorded = message.at if message.at is not None else time
         self.relations.new_input()
+        self.limits.input(message)
         self._take(message, seq)
         self._turn()
         if self.copying is not None:
@@ -264,9 +269,8 @@ class Process:
             self._main_ended = True
             return
         self.type = type_
-        if type_.timeout is not None:
-            self.loop.call_later(type_.timeout, self._timed_out, type_.timeout)
-        if type_.resume == "restart":
+        self.limits.begin(type_.options)
+        if type_.options.resume == "restart":
             self.restart = RestartBody(self)
             return
         self._main = self.loop.create_task(self._run(type_, start.args), context=contextvars.Context())
@@ -293,9 +297,10 @@ class Process:
         self.decide(status, value, failure)
         self._main_ended = True
 
-    def _timed_out(self, seconds: float) -> None:
-        self.decide("failed", NULL, Failure("TimeoutError", f"timed out after {seconds:g} s", "timeout"))
-        self._stop_body("timed out")
+    def give_up(self, failure: Failure, reason: str) -> None:
+        """Fail, whatever the body does."""
+        self.decide("failed", NULL, failure)
+        self._stop_body(reason)
 
     def _stop_body(self, reason: str) -> None:
         self.relations.cancel_children(reason)
@@ -421,6 +426,8 @@ class Process:
         self.relations.forget()
         self.endings.forget()
         self.mailbox.forget()
+        self.limits.forget()
+        self.links.forget()
         if self.restart is not None:
             self.restart.forget()
         self._main = None
@@ -565,6 +572,12 @@ class Process:
     def _on_again(self, message: m.Again) -> None:
         self.endings.again(message, self._ended_at)
 
+    def _on_link(self, message: m.Link) -> None:
+        self.links.asked(message)
+
+    def _on_exit(self, message: m.Exit) -> None:
+        self.links.exited(message)
+
     def _on_upgrade(self, message: m.Upgrade) -> None:
         self.build = message.build
 
@@ -604,6 +617,8 @@ class Process:
         restart: RestartPolicy = "temporary",
         keeper: Keeper | None = None,
     ) -> ProcessHandle:
+        if (over := self.limits.child()) is not None:
+            raise over
         bound = type_.bind(args, kwargs)
         op = self.operation("spawn", type_.name, bound.args)
         pid = ids.derived_id(ids.PROCESS, f"{self.pid}.{self.incarnation}.{op.n}", self.clock)
@@ -662,7 +677,7 @@ class Process:
     @property
     def snapshot_on_failure(self) -> bool:
         """Whether all its machines are snapshotted when it fails."""
-        return self.type is not None and self.type.snapshot_on_failure
+        return self.type is not None and self.type.options.snapshot_on_failure
 
     def watch(self, pid: str) -> EventFeed:
         return self.relations.watch(pid)
@@ -684,6 +699,12 @@ class Process:
 
     def cancel(self, pid: str, reason: str = "") -> None:
         self.relations.cancel(pid, reason)
+
+    def link(self, pid: str) -> None:
+        self.links.link(pid)
+
+    def unlink(self, pid: str) -> None:
+        self.links.unlink(pid)
 
     def signal(self, pid: str, name: str, data: Any) -> None:
         raw = to_raw(data, f"The data of signal {name!r}")
@@ -774,6 +795,8 @@ _HANDLERS: dict[type, Callable[[Any, Any], None]] = {
     m.Watch: Process._on_watch,
     m.Cancel: Process._on_cancel,
     m.Again: Process._on_again,
+    m.Link: Process._on_link,
+    m.Exit: Process._on_exit,
     m.Upgrade: Process._on_upgrade,
     m.Resume: Process._on_resume,
     m.HostLost: Process._on_host_lost,

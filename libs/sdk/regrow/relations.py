@@ -115,6 +115,12 @@ class Relations:
         op = self._process.operation("tell", name, raw)
         self.commands.send(name.partition(".")[2], subject, raw, op, awaited=False)
 
+    def link(self, pid: str, *, off: bool = False) -> None:
+        """Link another process, or unlink it."""
+        op = self._process.operation("unlink" if off else "link", pid)
+        if pid not in self.severed:
+            self._process.send(pid, m.Link(off=off, by=self._by(op), k=self._next(pid)), op.n)
+
     def signal(self, pid: str, name: str, raw: Raw) -> None:
         """Send a signal to another process."""
         op = self._process.operation("signal", name, raw)

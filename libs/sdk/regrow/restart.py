@@ -17,6 +17,7 @@ from regrow_protocol.images import Image
 from regrow_protocol.messages import Failure
 
 from .codec import NULL
+from .errors import failure_of
 from .supervision.policy import DEFAULT_BACKOFF, Alone, Backoff, RestartPolicy
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Outcome(Struct, omit_defaults=True):
 
 
 class Target(Struct, omit_defaults=True):
-    """Acts `watch`, `cancel`, `expose`, `receive` and `leave`: the pid or name they are about.
+    """Acts `watch`, `cancel`, `expose`, `link`, `unlink`, `receive`, `leave`: the pid or name they are about.
 
     Attributes:
         reason: of `leave`, the number of the `receive` that waits no more.
@@ -190,7 +191,7 @@ class RestartBody:
         process = self._process
         assert process.type is not None
         assert process.start is not None
-        limit = process.type.max_restarts
+        limit = process.type.options.max_restarts
         if process.result_raw is None and (limit is None or process.start.restarts < limit):
             self.wants_restart = True
             process.body_ended("failed", NULL, Failure("HostLost", "its host was lost", "host-lost"))
@@ -211,13 +212,7 @@ class RestartBody:
         process = self._process
         match act.what:
             case "spawn":
-                spawn = msgspec.json.decode(act.data, type=Spawn)
-                op = process.operation("spawn", spawn.type, spawn.args)
-                keeper = Alone(process, spawn.backoff) if spawn.restart != "temporary" else None
-                process.relations.start_child(
-                    spawn.pid, spawn.type, spawn.args, op, _Remote(self, act.m), spawn.machine,
-                    restart=spawn.restart, keeper=keeper,
-                )  # fmt: skip
+                self._spawn(act)
             case "command":
                 asked = msgspec.json.decode(act.data, type=CommandAct)
                 remote = _Remote(self, act.m)
@@ -232,7 +227,7 @@ class RestartBody:
                 call = msgspec.json.decode(act.data, type=CallAct)
                 op = process.operation("call", call.endpoint, call.args)
                 process.relations.call(call.pid, call.endpoint, call.args, op, _Remote(self, act.m), wait=call.wait)
-            case "signal" | "receive" | "leave":
+            case "signal" | "receive" | "leave" | "link" | "unlink":
                 self._mail(act)
             case "emit":
                 emit = msgspec.json.decode(act.data, type=EmitAct)
@@ -257,6 +252,19 @@ class RestartBody:
             case _:
                 process.operation("unknown", act.what)
 
+    def _spawn(self, act: m.Act) -> None:
+        process = self._process
+        if (over := process.limits.child()) is not None:
+            self.deliveries.append(Delivery("result", act.m, UNSET, failure_of(over)))
+            return
+        spawn = msgspec.json.decode(act.data, type=Spawn)
+        op = process.operation("spawn", spawn.type, spawn.args)
+        keeper = Alone(process, spawn.backoff) if spawn.restart != "temporary" else None
+        process.relations.start_child(
+            spawn.pid, spawn.type, spawn.args, op, _Remote(self, act.m), spawn.machine,
+            restart=spawn.restart, keeper=keeper,
+        )  # fmt: skip
+
     def _decide(self, act: m.Act) -> None:
         """Acts that end the process, or the body."""
         process = self._process
@@ -270,14 +278,18 @@ class RestartBody:
             process.body_ended(outcome.status, value, outcome.error)
 
     def _mail(self, act: m.Act) -> None:
-        """Acts that are about signals."""
+        """Acts that are about signals and links."""
         process = self._process
         if act.what == "signal":
             signal = msgspec.json.decode(act.data, type=SignalAct)
             process.relations.signal(signal.pid, signal.name, signal.data)
             return
         target = msgspec.json.decode(act.data, type=Target)
-        if act.what == "receive":
+        if act.what == "link":
+            process.links.link(target.name)
+        elif act.what == "unlink":
+            process.links.unlink(target.name)
+        elif act.what == "receive":
             process.operation("receive", target.name)
             reader = self._readers[act.m] = _Remote(self, act.m)
             process.mailbox.read(target.name, reader)

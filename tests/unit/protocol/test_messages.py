@@ -61,7 +61,20 @@ def test_an_input_is_told_by_its_kind(cls: type[Struct]) -> None:
 def test_kinds_are_the_documented_ones() -> None:
     """The tags are the wire protocol: renaming a class must not rename a message."""
     assert {cls.__struct_config__.tag for cls in INPUTS} == {
-        *("start", "call", "tool", "signal", "watch", "cancel", "again", "upgrade", "resume", "host_lost"),
+        *(
+            "start",
+            "call",
+            "tool",
+            "signal",
+            "watch",
+            "cancel",
+            "again",
+            "link",
+            "exit",
+            "upgrade",
+            "resume",
+            "host_lost",
+        ),
         *("result", "child", "event", "timer", "act", "chunk"),
     }
     assert all(cls.__struct_config__.tag_field == "kind" for cls in INPUTS)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, NotRequired, Optional, TypedDict, Union
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 from uuid import UUID
 
 import jsonschema
@@ -108,9 +108,7 @@ def test_plain_types_have_their_words() -> None:
 def test_what_need_not_be_given_is_not_required() -> None:
     """Defaults are told where JSON has a word for them; None is one of them."""
 
-    async def tool(
-        a: int, b: int = 3, c: Optional[str] = None, d: Union[int, str] = "x", *, e: Colour = Colour.RED
-    ) -> None: ...  # noqa: E501, UP007, UP045
+    async def tool(a: int, b: int = 3, c: str | None = None, d: int | str = "x", *, e: Colour = Colour.RED) -> None: ...
 
     schema = schema_of(tool)
     assert schema["required"] == ["a"]

@@ -296,7 +296,13 @@ class BodyScope:
 
     @property
     def snapshot_on_failure(self) -> bool:
-        return self.type.snapshot_on_failure
+        return self.type.options.snapshot_on_failure
+
+    def link(self, pid: str) -> None:
+        self._act("link", restart.Target(pid))
+
+    def unlink(self, pid: str) -> None:
+        self._act("unlink", restart.Target(pid))
 
     def signal(self, pid: str, name: str, data: Any) -> None:
         self._act("signal", restart.SignalAct(pid, name, to_raw(data, f"The data of signal {name!r}")))

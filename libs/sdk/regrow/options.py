@@ -1,0 +1,84 @@
+"""What `@agent_process` can be told about a process type."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypedDict
+
+Resume = Literal["replay", "restart"]
+
+_POSITIVE = ("timeout", "deadline", "stall_after")
+_COUNTS = ("max_restarts", "max_children", "max_pending_calls", "max_inbox")
+
+
+class ProcessOptions(TypedDict, total=False):
+    """The keyword arguments of `@agent_process`; `Options` says what they mean."""
+
+    name: str | None
+    timeout: float | None
+    deadline: float | None
+    stall_after: float | None
+    resume: Resume
+    max_restarts: int | None
+    snapshot_on_failure: bool
+    max_children: int | None
+    max_pending_calls: int | None
+    max_inbox: int | None
+    trap_exits: bool
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Of a process type.
+
+    Attributes:
+        name: of the type, unique in its program; by default the function's.
+        timeout: seconds that one incarnation may take; then it fails with "timed out".
+        deadline: seconds that the whole run may take, restarts included; then it fails for good.
+        stall_after: seconds without progress (no input) after which it announces `stalled`.
+        resume: how it goes on after its host died. `replay`: the body is deterministic and continues where it was.
+            `restart`: the body may do any I/O and is started again from its arguments.
+        max_restarts: how often a `restart` body is started again after its host died; None for no limit, 0 for never.
+        snapshot_on_failure: when it fails, the state of its machines is kept first, and `failed` tells the snapshots.
+        max_children: that may run at once; another `spawn` raises Overloaded.
+        max_pending_calls: calls that may be under way at once; another one is answered Overloaded.
+        max_inbox: calls and signals that may wait to be taken; another one is answered Overloaded, or dropped.
+        trap_exits: the end of a linked process is a signal `exit` to it, and not its own end.
+        tags: that its processes begin with, to be found by.
+    """
+
+    name: str = ""
+    timeout: float | None = None
+    deadline: float | None = None
+    stall_after: float | None = None
+    resume: Resume = "replay"
+    max_restarts: int | None = None
+    snapshot_on_failure: bool = False
+    max_children: int | None = None
+    max_pending_calls: int | None = None
+    max_inbox: int | None = None
+    trap_exits: bool = False
+    tags: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    def __post_init__(self) -> None:
+        if self.resume not in ("replay", "restart"):
+            raise ValueError(f'resume must be "replay" or "restart", not {self.resume!r}')
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive seconds, not {value!r}")
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"{name} must not be negative: {value!r}")
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], name: str) -> Options:
+        """From keyword arguments; `name` is the function's. Raises TypeError for one that there is not."""
+        known = {each.name for each in fields(cls)}
+        if unknown := sorted(given.keys() - known):
+            raise TypeError(f"@agent_process has no option {unknown[0]!r}; it has: {', '.join(sorted(known))}")
+        options: dict[str, Any] = {**given, "name": given.get("name") or name}
+        return cls(**options)
