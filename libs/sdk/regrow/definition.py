@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar, Unpack, overload
 
 from msgspec import Raw
+from regrow_protocol import subjects
 from regrow_protocol.images import Image, encode_image
 
 from . import scope
@@ -19,6 +20,9 @@ from .supervision.policy import DEFAULT_BACKOFF, Backoff, RestartPolicy, checked
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+_OF_SPAWN = ("machine", "restart", "backoff", "name")
+"""Keywords that are `spawn`'s own where the function has no such parameter."""
 
 REGISTRY: dict[str, list[ProcessType[Any, Any]]] = {}
 """Process types by name, in the order of their definition; several programs in one interpreter may share a name."""
@@ -33,12 +37,14 @@ class Bound:
         image: of `machine=`.
         restart: when the child is started again.
         backoff: how long that waits.
+        name: under which the child is public; empty: by what its type says.
     """
 
     args: Raw
     image: Image | None = None
     restart: RestartPolicy = "temporary"
     backoff: Backoff = DEFAULT_BACKOFF
+    name: str = ""
 
 
 class ProcessType(Generic[P, R]):
@@ -73,9 +79,10 @@ class ProcessType(Generic[P, R]):
         """Arguments as they travel, apart from those of `spawn` itself, which are no parameters of the function.
 
         Raises:
-            InvalidArguments, NotSendable, InvalidImage, ValueError: they do not fit, or cannot travel.
+            InvalidArguments, NotSendable, InvalidImage, InvalidName, ValueError, TypeError: they do not fit, or cannot
+                travel.
         """
-        own = [name for name in ("machine", "restart", "backoff") if name in kwargs and not self.signature.takes(name)]
+        own = [name for name in _OF_SPAWN if name in kwargs and not self.signature.takes(name)]
         if not own:
             return Bound(self.signature.encode(args, kwargs))
         kwargs = dict(kwargs)
@@ -84,6 +91,10 @@ class ProcessType(Generic[P, R]):
             given["image"] = encode_image(given.pop("machine"))
         if "restart" in given:
             checked_policy(given["restart"])
+        if "name" in given:
+            if not isinstance(given["name"], str):
+                raise TypeError(f"the name of a process is a str, not {given['name']!r}")
+            subjects.token(given["name"])
         return Bound(self.signature.encode(args, kwargs), **given)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
@@ -115,7 +126,8 @@ def agent_process(
     Args:
         function: the body.
         **options: see `Options`: `name=`, `timeout=`, `deadline=`, `stall_after=`, `resume=`, `max_restarts=`,
-            `snapshot_on_failure=`, `max_children=`, `max_pending_calls=`, `max_inbox=`, `trap_exits=`, `tags=`.
+            `snapshot_on_failure=`, `max_children=`, `max_pending_calls=`, `max_inbox=`, `trap_exits=`, `tags=`,
+            `public=`.
     """
     if function is not None:
         return ProcessType(function, **options)

@@ -81,6 +81,7 @@ class Endings:
             assert failure is not None
             data = to_raw(failure_data(failure, process.start.args if process.start is not None else None))
         process.announce(status, data, meta=process.meta(), final=True)
+        process.publication.ended()
         self._tell_parent()
         process.leave_loop()
 

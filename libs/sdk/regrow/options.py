@@ -27,6 +27,7 @@ class ProcessOptions(TypedDict, total=False):
     max_inbox: int | None
     trap_exits: bool
     tags: Mapping[str, str]
+    public: bool
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Options:
         max_inbox: calls and signals that may wait to be taken; another one is answered Overloaded, or dropped.
         trap_exits: the end of a linked process is a signal `exit` to it, and not its own end.
         tags: that its processes begin with, to be found by.
+        public: clients outside the app may call its endpoints (`regrow.api.<name>.<endpoint>`), by the process's name,
+            or else the type's.
     """
 
     name: str = ""
@@ -61,6 +64,7 @@ class Options:
     max_inbox: int | None = None
     trap_exits: bool = False
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
+    public: bool = False
 
     def __post_init__(self) -> None:
         if self.resume not in ("replay", "restart"):

@@ -54,6 +54,7 @@ from .loop import DeterministicLoop, DeterministicTimer
 from .mailbox import Mailbox
 from .operations import Env, Output, Pending, Step, StepPolicy, source_line
 from .outcomes import outcome_of
+from .publication import Publication, described
 from .relations import Relations
 from .requests import Requests
 from .restart import RestartBody
@@ -122,6 +123,7 @@ class Process:
         self.mailbox = Mailbox(self)
         self.limits = Limits(self)
         self.links = Links(self)
+        self.publication = Publication(self)
         self._outcome: tuple[m.Status, Raw, Failure | None] | None = None
         self._waiting: dict[asyncio.Future[Any], None] = {}
         self._main: asyncio.Task[None] | None = None
@@ -152,6 +154,8 @@ class Process:
         self.limits.input(message)
         self._take(message, seq)
         self._turn()
+        if self.inputs_since_start == 1 and self.restart is None and type(message) is m.Start:
+            self.publication.first_turn_over()
         if self.copying is not None:
             self.copying.after_turn(self)
 
@@ -377,10 +381,18 @@ class Process:
             build=self.build,
             parent=start.parent.pid if start.parent and not start.forks else None,
             root="" if start.forks else start.root,
-            name=start.name,
+            name=self.public_name,
             program=start.program,
             started=self.started_at,
         )
+
+    @property
+    def public_name(self) -> str:
+        """Under which others find it: its own name, or that of a public type; empty for none."""
+        start = self.start
+        assert start is not None
+        type_ = self.env.types.get(start.type)
+        return start.name or (type_.name if type_ is not None and type_.options.public else "")
 
     @property
     def events_announced(self) -> int:
@@ -423,6 +435,7 @@ class Process:
         self.gone = True
         self.loop.forget()
         self.endpoints.forget()
+        self.publication.forget()
         self.relations.forget()
         self.endings.forget()
         self.mailbox.forget()
@@ -626,7 +639,7 @@ class Process:
         if keeper is None and bound.restart != "temporary":
             restart, keeper = bound.restart, Alone(self, bound.backoff)
         self.relations.start_child(
-            pid, type_.name, bound.args, op, pending, bound.image, restart=restart, keeper=keeper
+            pid, type_.name, bound.args, op, pending, bound.image, name=bound.name, restart=restart, keeper=keeper
         )
         return ProcessHandle(pid)
 
@@ -692,6 +705,7 @@ class Process:
         self._requests.clear()
         self._waiting_for_start.clear()
         self.endpoints.disown()
+        self.publication.cut_off()
         self.relations.cut_off()
         for n, timer in self.timers.items():
             timer.seq = self.applied
@@ -752,8 +766,9 @@ class Process:
         return self.watch(pid).subscribe(forward)
 
     def expose(self, function: Callable[..., Coroutine[Any, Any, Any]], name: str) -> None:
-        self.operation("expose", name)
+        op = self.operation("expose", name)
         self.endpoints.expose(name, function)
+        self.publication.exposed(described(function, name), op.n)
 
     def finish(self, status: m.Status, value: Any, failure: Failure | None) -> None:
         raw = to_raw(value, "The result given to done()")

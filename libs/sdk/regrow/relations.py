@@ -76,6 +76,7 @@ class Relations:
         pending: Any,
         image: Image | None = None,
         *,
+        name: str = "",
         restart: RestartPolicy = "temporary",
         keeper: Keeper | None = None,
     ) -> Child:
@@ -85,7 +86,7 @@ class Relations:
         child = self.children[pid] = self.open[op.n] = self._uncancelled[op.n] = Child(pid, op, pending, type_name, raw)
         start = m.Start(
             type=type_name, args=raw, build=process.build, parent=self._by(op),
-            root=process.start.root or process.pid, op=op, machine=image,
+            root=process.start.root or process.pid, op=op, name=name, machine=image,
             restart="" if restart == "temporary" else restart, fold=process.start.fold,
         )  # fmt: skip
         child.keeper = keeper

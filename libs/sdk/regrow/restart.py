@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 from regrow_protocol import messages as m
+from regrow_protocol.agents import Tool
 from regrow_protocol.images import Image
 from regrow_protocol.messages import Failure
 
@@ -33,6 +34,7 @@ class Spawn(Struct, omit_defaults=True):
     machine: Image | None = None
     restart: RestartPolicy = "temporary"
     backoff: Backoff = DEFAULT_BACKOFF
+    name: str = ""
 
 
 class CommandAct(Struct, omit_defaults=True):
@@ -79,7 +81,7 @@ class Outcome(Struct, omit_defaults=True):
 
 
 class Target(Struct, omit_defaults=True):
-    """Acts `watch`, `cancel`, `expose`, `link`, `unlink`, `receive`, `leave`: the pid or name they are about.
+    """Acts `watch`, `cancel`, `link`, `unlink`, `receive`, `leave`: the pid or name they are about.
 
     Attributes:
         reason: of `leave`, the number of the `receive` that waits no more.
@@ -87,6 +89,13 @@ class Target(Struct, omit_defaults=True):
 
     name: str
     reason: str = ""
+
+
+class ExposeAct(Struct, omit_defaults=True):
+    """Act `expose`; without a `tool` for what only its process knows of."""
+
+    name: str
+    tool: Tool | None = None
 
 
 class ChunkDelivery(Struct):
@@ -239,11 +248,13 @@ class RestartBody:
                 target = msgspec.json.decode(act.data, type=Target)
                 process.cancel(target.name, target.reason)
             case "expose":
-                target = msgspec.json.decode(act.data, type=Target)
-                process.operation("expose", target.name)
-                process.endpoints.expose(target.name, None)
+                exposed = msgspec.json.decode(act.data, type=ExposeAct)
+                op = process.operation("expose", exposed.name)
+                process.endpoints.expose(exposed.name, None)
+                process.publication.exposed(exposed.tool, op.n)
             case "turn":
                 process.endpoints.release()
+                process.publication.first_turn_over()
             case "answer":
                 outcome = msgspec.json.decode(act.data, type=Outcome)
                 process.endpoints.settle(outcome.key, outcome.value, outcome.error)
@@ -262,7 +273,7 @@ class RestartBody:
         keeper = Alone(process, spawn.backoff) if spawn.restart != "temporary" else None
         process.relations.start_child(
             spawn.pid, spawn.type, spawn.args, op, _Remote(self, act.m), spawn.machine,
-            restart=spawn.restart, keeper=keeper,
+            name=spawn.name, restart=spawn.restart, keeper=keeper,
         )  # fmt: skip
 
     def _decide(self, act: m.Act) -> None:

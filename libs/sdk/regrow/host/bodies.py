@@ -35,6 +35,7 @@ from ..handle import EventFeed, ProcessHandle
 from ..operations import Pending, Step, StepPolicy
 from ..outcomes import last_failure, outcome_of
 from ..process import Process
+from ..publication import described
 from .publishing import Publishing
 from .steps import StepRunner
 
@@ -253,7 +254,7 @@ class BodyScope:
         bound = type_.bind(args, kwargs)
         pid = ids.derived_id(ids.PROCESS, f"{self.pid}.{self.incarnation}.b{self._m + 1}", self.clock)
         number = self._act(
-            "spawn", restart.Spawn(pid, type_.name, bound.args, bound.image, bound.restart, bound.backoff)
+            "spawn", restart.Spawn(pid, type_.name, bound.args, bound.image, bound.restart, bound.backoff, bound.name)
         )
         pending = self._expect(number, "spawn", type_.name, type_.signature.result, pid)
         self._children[pid] = (pending, number)
@@ -363,7 +364,7 @@ class BodyScope:
 
     def expose(self, function: Callable[..., Coroutine[Any, Any, Any]], name: str) -> None:
         self._endpoints[name] = (function, Signature(function, f"{name}()"))
-        self._act("expose", restart.Target(name))
+        self._act("expose", restart.ExposeAct(name, described(function, name)))
 
     def finish(self, status: m.Status, value: Any, failure: Failure | None) -> None:
         raw = to_raw(value, "The result given to done()")
