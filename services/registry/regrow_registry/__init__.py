@@ -1,0 +1,1 @@
+"""The registry: exposed endpoints, grants to agents, and calls from outside."""
