@@ -8,10 +8,8 @@ final event, and `RENEWED`, after the first turn of a later incarnation, when wh
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import lru_cache
-from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Raw, Struct
@@ -26,8 +24,6 @@ from .tool_schema import tool_of
 if TYPE_CHECKING:
     from .process import Process
 
-log = logging.getLogger("regrow.endpoints")
-
 ENDED, RENEWED = 0, -1
 """Numbers in the ids of commands that no operation stands behind."""
 
@@ -36,34 +32,33 @@ def described(function: Callable[..., Any], name: str) -> Tool | None:
     """An endpoint as others see it; None for a tool of an agent, which they do not."""
     if "/" in name:
         return None
-    code = getattr(function, "__code__", None)
-    annotations = getattr(function, "__annotations__", {})
-    if isinstance(code, CodeType) and all(isinstance(each, str) for each in annotations.values()):
-        # each process defines its endpoints anew, of the same code
-        return _of_code(code, name, _Key(function))
-    return tool_of(function, name)
+    try:
+        return _tool_of(_Likeness(function), name)
+    except (AttributeError, TypeError):  # no plain function, or annotations that no cache can go by
+        return tool_of(function, name)
 
 
-class _Key:
-    """A function that counts as equal to another of the same code."""
+class _Likeness:
+    """A function that counts as equal to another that says the same: each process defines its endpoints anew."""
 
-    __slots__ = ("_rest", "function")
+    __slots__ = ("_says", "function")
 
     def __init__(self, function: Callable[..., Any]) -> None:
+        of: Any = function
         self.function = function
-        self._rest = (function.__module__, function.__doc__, repr(function.__defaults__), repr(function.__kwdefaults__))  # type: ignore[attr-defined]
+        annotations = tuple(of.__annotations__.items())
+        self._says = (of.__code__, of.__doc__, annotations, repr(of.__defaults__), repr(of.__kwdefaults__))
 
     def __hash__(self) -> int:
-        return hash(self._rest)
+        return hash(self._says)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and other._rest == self._rest
+        return isinstance(other, _Likeness) and other._says == self._says
 
 
 @lru_cache(maxsize=1024)
-def _of_code(code: CodeType, name: str, key: _Key) -> Tool:
-    del code  # part of what the cache goes by
-    return tool_of(key.function, name)
+def _tool_of(likeness: _Likeness, name: str) -> Tool:
+    return tool_of(likeness.function, name)
 
 
 class Publication:

@@ -84,7 +84,7 @@ class AgentProtocol:
             try:
                 record = messages.decode(entry.value, AgentRecord)
             except msgspec.MsgspecError as error:
-                self._log.error("a record that does not decode", key=entry.key, reason=str(error))  # noqa: TRY400
+                self._log.error("a record that does not decode", key=entry.key, reason=str(error))
         running = record is not None and record.state == "running"
         known = self._agents.get(id_)
         if known is not None and not running:
@@ -319,5 +319,3 @@ def _data(entry: agents.Entry) -> dict[str, Any]:
 
 def _error(status: int, code: str, message: str) -> MicroError:
     return MicroError(status, message, msgspec.json.encode({"error": code, "message": message}))
-
-

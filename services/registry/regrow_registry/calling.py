@@ -212,7 +212,7 @@ class Calling:
         try:
             answer = messages.decode(data, Reply)
         except msgspec.MsgspecError as error:
-            self._log.error("an answer does not decode", subject=subject.decode(), reason=str(error))  # noqa: TRY400
+            self._log.error("an answer does not decode", subject=subject.decode(), reason=str(error))
             return
         for future in futures:
             if not future.done():

@@ -31,8 +31,8 @@ from regrow_service.answers import Answer, Answers, checked, failure, is_pid
 from regrow_service.consumer import Later, Rejected
 
 from .calling import Calling
-from .records import Records
 from .recording import Recording
+from .records import Records
 
 TRY_AGAIN = (Unreachable, StorageFull, WrongRevision)
 """What a command is given back for: it is nobody's answer."""

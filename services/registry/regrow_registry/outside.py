@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping
+from functools import partial
 
 import msgspec
 from msgspec import Raw
@@ -97,10 +98,7 @@ class Outside:
         for subject in service.endpoints.keys() - wanted.keys():
             service.drop(subject)
         for subject, tool in wanted.items():
-
-            async def handle(request: MicroRequest, target: Target = Target(record, tool)) -> bytes:
-                return await self._request(target, request)
-
+            handle = partial(self._request, Target(record, tool))
             service.endpoint(plain(tool.name), subject, handle, metadata=_metadata(tool))
 
     async def _request(self, target: Target, request: MicroRequest) -> bytes:

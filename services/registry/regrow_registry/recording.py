@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from msgspec import Raw
@@ -49,7 +49,7 @@ class Recording:
         self._metrics = metrics
 
     @contextmanager
-    def of(self, target: Target, id_: str, caller: str) -> Iterator[Record]:
+    def of(self, target: Target, id_: str, caller: str) -> Generator[Record]:
         """Record a call that is made inside the `with`; one that is given up (cancelled) has not ended."""
         record, started = Record(), time.time()
         waiting = self._metrics[WAITING]

@@ -112,7 +112,9 @@ class Records:
         except BaseException as error:
             for _, done in taken:
                 if not done.done():
-                    done.set_exception(error if isinstance(error, Exception) else WrongRevision(f"{pid} was not written"))
+                    done.set_exception(
+                        error if isinstance(error, Exception) else WrongRevision(f"{pid} was not written")
+                    )
                     done.exception()  # whoever asked may be gone
             raise
         for _, done in taken:
