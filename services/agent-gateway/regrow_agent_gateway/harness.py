@@ -141,7 +141,7 @@ def started(
         env: its own variables; the user's come before these, and `VARIABLES` before all.
     """
     text = program if isinstance(program, str) else f"exec {shlex.join(program)}\n"
-    own = [setting.file("run.sh", _script("run.sh")), setting.file("program", text)]
+    own = [setting.file("run.sh", script("run.sh")), setting.file("program", text)]
     if setting.system_prompt:
         own.append(setting.file(SYSTEM_PROMPT, setting.system_prompt))
     return Launch(
@@ -157,6 +157,7 @@ def spooled(
     setting: Setting,
     turn: str,
     *,
+    begin: str = "",
     files: Iterable[LaunchFile] = (),
     env: Mapping[str, str] | None = None,
 ) -> Launch:
@@ -167,10 +168,11 @@ def spooled(
         turn: text for `sh` that runs one turn in the terminal, in the machine's workdir. `$1` is the file that holds the
             message, `$2` counts the turns of this agent, from 1. An exit code but 0 ends the session, and the turn comes
             again in the next one.
+        begin: text for `sh` that comes before the turns of each session.
         files, env: as of `started`.
     """
-    more = [setting.file("driver.sh", _script("driver.sh")), setting.file("turn", turn)]
-    return started(setting, 'exec sh "$REGROW_AGENT_FOLDER/driver.sh"\n', files=[*more, *files], env=env)
+    more = [setting.file("driver.sh", script("driver.sh")), setting.file("turn", turn)]
+    return started(setting, f'{begin}exec sh "$REGROW_AGENT_FOLDER/driver.sh"\n', files=[*more, *files], env=env)
 
 
 def variables(setting: Setting) -> dict[str, str]:
@@ -208,5 +210,6 @@ def find(name: str) -> Harness:
         ) from error
 
 
-def _script(name: str) -> bytes:
+def script(name: str) -> bytes:
+    """A file of the folder `launching`."""
     return (resources(__package__ or "") / "launching" / name).read_bytes()

@@ -1,0 +1,73 @@
+# What a turn-based harness's scripts share; to be sourced by them. Needs curl, and nothing else but POSIX.
+#
+# `begin` greets the gateway. A `turn` defines `harness`, which runs one turn (the message on its input, what it tells as
+# lines of JSON on its output), and `worth`, which says whether the gateway is to hear a line; then it calls `take`.
+set -u
+folder=${REGROW_AGENT_FOLDER:?}
+
+# tell PATH ARG…: a request to the agent's doors, made again for as long as the gateway is away; its answer is in `.told`.
+tell() {
+    rg_path=$1 rg_tries=0
+    shift
+    while [ $rg_tries -lt 600 ]; do
+        rg_status=$(curl -sS -K "$folder/curl.conf" -o "$folder/.told" -w '%{http_code}' --max-time 30 "$@" \
+            "$REGROW_AGENT_URL/$rg_path" 2>"$folder/.why") || rg_status=000
+        case $rg_status in
+        2*) return 0 ;;
+        000 | 429 | 502 | 503 | 504) ;;
+        500) rg_tries=$((rg_tries + 200)) ;;
+        *) break ;;
+        esac
+        [ $rg_tries -ne 3 ] || echo "waiting for the gateway ($(cat "$folder/.why"))" >&2
+        rg_tries=$((rg_tries + 1))
+        sleep 0.2 2>/dev/null || sleep 1
+        [ $rg_tries -lt 5 ] || sleep 1
+    done
+    echo "the gateway refuses ($rg_status): $(head -c 400 "$folder/.told" 2>/dev/null)" >&2
+    return 1
+}
+
+state() {
+    tell entries -H 'Content-Type: application/json' \
+        -d "{\"type\":\"turn\",\"id\":\"$REGROW_AGENT_SESSION.$number.$1\",\"data\":{\"state\":\"$1\"}}"
+}
+
+# begin PROGRAM HOW: is all there, and may this session be?
+begin() {
+    command -v curl >/dev/null || {
+        echo "curl is not installed on this machine; it is how an agent's driver speaks with the gateway" >&2
+        exit 127
+    }
+    command -v "$1" >/dev/null || {
+        echo "$1 is not installed on this machine, or not on its PATH: $2" >&2
+        exit 127
+    }
+    tell tools || exit 1
+}
+
+# take FILE NUMBER: one turn. The gateway makes entries of what the harness tells, and answers with what a person reads.
+take() {
+    number=$2
+    state started || exit 1
+    rm -f "$folder/.code"
+    {
+        harness <"$1"
+        echo $? >"$folder/.code"
+    } | {
+        rg_n=0
+        while IFS= read -r line || [ -n "$line" ]; do
+            worth || continue
+            rg_n=$((rg_n + 1))
+            printf '%s\n' "$line" >"$folder/.line"
+            tell "output?id=$REGROW_AGENT_SESSION.$number.$rg_n" -H 'Content-Type: application/json' \
+                --data-binary "@$folder/.line" && cat "$folder/.told"
+        done
+    }
+    read -r code <"$folder/.code" || code=130
+    state ended || exit 1
+    exit "$code"
+}
+
+# What a harness calls its conversation, once it has said so.
+conversation() { [ ! -s "$folder/conversation" ] || cat "$folder/conversation"; }
+keep_conversation() { [ -z "$1" ] || { echo "$1" >"$folder/.conversation" && mv -f "$folder/.conversation" "$folder/conversation"; }; }
