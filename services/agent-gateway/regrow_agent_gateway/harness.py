@@ -1,12 +1,12 @@
 """What a harness is: the small contract between the gateway and a program that runs an agent.
 
-A harness is a class found by an entry point of the group `regrow.harnesses`, whose name is what `agent(harness=)` takes.
-It only says how its program is started: which files it needs in the agent's folder and what to run. It touches no
-machine and keeps nothing; `launch` of the same setting gives the same again.
+A harness is a class found by an entry point of the group `regrow.harnesses`, whose name is that which `agent(harness=)`
+takes. It only says how its program is started: which files it needs in the agent's folder and what to run. It touches
+no machine and keeps nothing; `launch` of the same setting gives the same again.
 
-What is the same for all: `run.sh` starts the program in a tmux terminal on a private socket, waits for it, ends with its
-exit code, and leaves no process behind (`launching/run.sh` says how). The program reaches the gateway's doors by the
-variables that `VARIABLES` lists. Messages to the agent come in one of two ways, see `Harness.messages`.
+What is the same for all: `run.sh` starts the program in a tmux terminal on a private socket, waits for it, ends with
+its exit code, and leaves no process behind (`launching/run.sh` says how). The program reaches the gateway's doors by
+the variables that `VARIABLES` lists. Messages to the agent come in one of two ways, see `Harness.messages`.
 """
 
 from __future__ import annotations
@@ -165,9 +165,9 @@ def spooled(
 
     Args:
         setting: of the agent.
-        turn: text for `sh` that runs one turn in the terminal, in the machine's workdir. `$1` is the file that holds the
-            message, `$2` counts the turns of this agent, from 1. An exit code but 0 ends the session, and the turn comes
-            again in the next one.
+        turn: text for `sh` that runs one turn in the terminal, in the machine's workdir. `$1` is the file that holds
+            the message, `$2` counts the turns of this agent, from 1. An exit code but 0 ends the session, and the turn
+            comes again in the next one.
         begin: text for `sh` that comes before the turns of each session.
         files, env: as of `started`.
     """
