@@ -52,6 +52,11 @@ def node_commands(node: str) -> str:
     return f"regrow.command.{SERVICE}.*.node.{subjects.token(node)}.*"
 
 
+def nodes_commands() -> str:
+    """Filter: commands to the machines of all nodes; the node is the sixth token."""
+    return f"regrow.command.{SERVICE}.*.node.*.*"
+
+
 class MachineRef(Struct, frozen=True, omit_defaults=True):
     """A machine as its users know it; the answer to `create` and in that to `fork`.
 
@@ -370,10 +375,12 @@ class NodeRecord(Struct, frozen=True, omit_defaults=True, kw_only=True):
         memory: bytes that its machines may be promised in all; 0: any.
         claimed: machine id → bytes of memory promised to it.
         closed: why it takes no more at present, as a full disk; empty when it does.
+        anywhere: of its backends, those whose machines other nodes with the backend reach too.
     """
 
     node: str
     backends: list[str] = []
+    anywhere: list[str] = []
     labels: dict[str, str] = {}
     max_machines: int = 0
     memory: int = 0

@@ -120,6 +120,8 @@ class Handling:
         if record is None or record.state != "ready":
             if command.name == "kill":
                 return NOTHING  # its command went with the machine
+            if record is not None and record.failure is not None and record.failure.code == MachineLost.code:
+                raise MachineLost(record.failure.message)
             state = "unknown" if record is None else record.state
             raise MachineLost(f"The machine {target} is {state}", hint=record.reason if record else "")
         if command.name == "give":

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
+from regrow_protocol.bus import Received
 from regrow_protocol.errors import RegrowError
 from regrow_protocol.ids import MANAGER, new_id
 from regrow_protocol.machines import CREATIONS, SERVICE, node_commands
+from regrow_protocol.messages import Command
 from regrow_protocol.streams import COMMANDS
 from regrow_protocol.subjects import token
 from regrow_service import service
@@ -28,6 +30,7 @@ from .capacity import Claims
 from .context import Context
 from .creation import Creation, Takers, decode_command
 from .ending import Ending
+from .forsaken import Forsaken
 from .handling import Handling
 from .leases import Leases
 from .measures import TABLE
@@ -38,6 +41,9 @@ from .registry import Backends
 from .repair import Repair
 from .settings import ManagerSettings, parse
 from .warm import Warm
+
+Handle = Callable[[Command, Received], Awaitable[None]]
+Lost = Callable[[Command, str], Awaitable[None]]
 
 IN_HAND = 8192
 MAX_ACK_PENDING = 100_000
@@ -105,6 +111,7 @@ class Manager:
         creation = Creation(here, ending, warm, once)
         handling = Handling(here, ending, once)
         leases = Leases(here, ending, SERVICE)
+        forsaken = Forsaken(here, handling, partial(self._of_node, lost=handling.lost))
         always = {
             "backends": here.backends.run(),
             "presence": presence.run(),
@@ -112,18 +119,17 @@ class Manager:
             "warm": warm.run(),
             "leases": leases.run(),
             "repair": Repair(here, ending).run(),
+            "forsaken": forsaken.run(),
         }
         try:
             async with asyncio.TaskGroup() as group:
                 steady = [group.create_task(work, name=name) for name, work in always.items()]
                 group.create_task(self._stop(here, handling))
                 consumers = [
-                    group.create_task(self._consumer("create", [CREATIONS], creation).run(self._stopping)),
                     group.create_task(
-                        self._consumer(f"node-{token(here.node)}", [node_commands(here.node)], handling).run(
-                            self._stopping
-                        )
+                        self._consumer("create", CREATIONS, creation.handle, creation.lost).run(self._stopping)
                     ),
+                    group.create_task(self._of_node(here.node, handling.handle, handling.lost).run(self._stopping)),
                     group.create_task(leases.consumer.run(self._stopping)),
                 ]
                 self._ready = True
@@ -138,17 +144,20 @@ class Manager:
             await presence.leave()
             await here.backends.close()
 
-    def _consumer(self, name: str, filters: list[str], handler: Creation | Handling) -> Consumer[Any]:
+    def _of_node(self, node: str, handle: Handle, lost: Lost) -> Consumer[Command]:
+        return self._consumer(f"node-{token(node)}", node_commands(node), handle, lost)
+
+    def _consumer(self, name: str, subject: str, handle: Handle, lost: Lost) -> Consumer[Command]:
         return Consumer(
             self._service.bus,
             self._service.metrics,
             service=SERVICE,
             name=f"machine-{name}",
             stream=COMMANDS,
-            filters=filters,
+            filters=[subject],
             decode=decode_command,
-            handle=handler.handle,
-            lost=handler.lost,
+            handle=handle,
+            lost=lost,
             concurrency=IN_HAND,
             max_ack_pending=MAX_ACK_PENDING,
             retry=RETRY,

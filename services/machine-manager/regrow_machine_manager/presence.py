@@ -74,6 +74,7 @@ class Presence:
             return replace(
                 now,
                 backends=sorted(here.backends.opened),
+                anywhere=sorted(name for name, each in here.backends.opened.items() if each.backend.anywhere),
                 labels=settings.labels,
                 max_machines=settings.max_machines,
                 memory=settings.memory,

@@ -276,6 +276,13 @@ class Records:
         """Whether the key of a manager of the node stands."""
         return any(manager.node == node for manager in self.managers.values())
 
+    async def manned(self, node: str) -> bool:
+        """Whether the key of a manager of the node stands, as the bucket says."""
+        async for entry in self._kv.items("manager.*"):
+            if entry.operation == "put" and messages.decode(entry.value, ManagerRecord).node == node:
+                return True
+        return False
+
     def settled(self, seconds: float = MANAGER_TTL) -> bool:
         """The connection was there for so long that every living manager has a key."""
         return asyncio.get_running_loop().time() - max(self._since, self._bus.connected_since) > seconds

@@ -42,6 +42,10 @@ class ManagerSettings(ServiceSettings, frozen=True, kw_only=True):
         float,
         Meta(gt=0, description="Seconds without a host of its owner's app after which a machine is stopped."),
     ] = 600.0
+    node_lease: Annotated[
+        float,
+        Meta(ge=1, description="Seconds without any manager of a node after which those of others end its machines."),
+    ] = 600.0
     machine_concurrency: Annotated[
         int, Meta(ge=1, le=4096, description="Commands that run on the node's machines at a time; more wait.")
     ] = 256
@@ -135,6 +139,7 @@ def parse(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None =
     option("--memory", dest="machine_memory", metavar="SIZE", help="that its machines may be promised in all, as 16g")
     option("--min-free-disk", metavar="SIZE", help="with less the node takes no more machines")
     option("--lease", dest="machine_lease", metavar="SECONDS", help="without a host of the owner's app; then it ends")
+    option("--node-lease", metavar="SECONDS", help="without a manager of another node; then its machines end")
     option("--grace", dest="machine_grace", metavar="SECONDS", help="after which a machine without a record is removed")
     option("--concurrency", dest="machine_concurrency", metavar="N", help="commands at a time on all machines")
     option("--warm", dest="machine_warm", action="append", metavar="IMAGE=N", help="Docker machines made in advance")
