@@ -7,7 +7,7 @@
 | 2 | wrong options or arguments |
 | 3 | the NATS server cannot be reached |
 | 4 | the NATS server refuses the credentials |
-| 5 | there is no such process, endpoint, app, host, dead letter, agent, machine or snapshot; or more than one fits |
+| 5 | there is no such process, endpoint, app, host, dead letter, agent, grant, machine, snapshot; or several fit |
 | 6 | the store is full |
 | 7 | a value cannot be sent or is too large, or a message was refused |
 | 8 | the program cannot be loaded, or has no process in it |
@@ -55,6 +55,7 @@ BY_ERROR: Final[dict[str, int]] = {
     "agent-not-found": 5,
     "ambiguous-agent": 5,
     "agent-ended": 5,
+    "grant-not-found": 5,
     "machine-not-found": 5,
     "ambiguous-machine": 5,
     "machine-lost": 5,

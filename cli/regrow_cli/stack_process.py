@@ -61,6 +61,7 @@ def default_services(place: DataDir) -> list[ChildSpec]:
         ChildSpec(
             "machine-manager", _module("regrow_machine_manager"), {"REGROW_MACHINES_FOLDER": str(place.machines)}
         ),
+        ChildSpec("registry", _module("regrow_registry")),
     ]
 
 

@@ -30,6 +30,8 @@ def call(
     \b
     regrow call pool add_task name=json path=/usr/lib/python3/json
     regrow call p_01m7 tasks
+
+    By its public name a process is called through the registry, which checks the arguments first and keeps a record.
     """
     from ..listing import print_result
 
@@ -45,6 +47,7 @@ async def _call(
 
     from ..access import connected
     from ..arguments import parse
+    from ..endpoints import call_public, is_public
     from ..errors import NoHost, TimeUp
     from ..live import is_hosted
     from ..processes import ENDS
@@ -60,7 +63,10 @@ async def _call(
             raise NoHost(f"No host of app {found.app} runs that could answer", hint=f"regrow resume {found.pid}")
         client = Client(bus)
         try:
-            answer = await client.call(found.app, found.pid, endpoint, values, wait=wait, timeout=timeout or None)
+            if not wait and await is_public(bus, given, found.pid):
+                answer = await call_public(client, found.app, given, endpoint, values, timeout=timeout or None)
+            else:
+                answer = await client.call(found.app, found.pid, endpoint, values, wait=wait, timeout=timeout or None)
         except TimeoutError as error:
             raise TimeUp(
                 f"{endpoint}() of {found.pid} has not answered within {timeout:g} s; the call stands",
