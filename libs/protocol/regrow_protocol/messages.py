@@ -207,6 +207,7 @@ class Carry(Struct, frozen=True, omit_defaults=True):
         lost: the input that ended the last incarnation.
         open: inputs up to it that are unanswered: calls that waited for their endpoint, requests that came too early.
         failure: that it ended with.
+        continued: it ended by `continue_as_new`.
     """
 
     events: int = 0
@@ -216,6 +217,7 @@ class Carry(Struct, frozen=True, omit_defaults=True):
     lost: int = 0
     open: list[int] = []
     failure: Failure | None = None
+    continued: bool = False
 
 
 class Call(Request, frozen=True, tag="call", omit_defaults=True, kw_only=True):

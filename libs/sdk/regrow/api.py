@@ -7,7 +7,7 @@ import inspect
 import uuid as _uuid
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
-from typing import Any, ParamSpec, TypeVar, cast, overload
+from typing import Any, NoReturn, ParamSpec, TypeVar, cast, overload
 
 import msgspec
 from regrow_protocol import subjects
@@ -15,7 +15,7 @@ from regrow_protocol.messages import Failure
 
 from . import scope
 from .definition import ProcessType
-from .errors import failure_of, sendable_text
+from .errors import ContinueAsNew, failure_of, sendable_text
 from .handle import ProcessHandle
 from .operations import StepPolicy
 
@@ -184,6 +184,25 @@ async def receive(name: str, *, timeout: float | None = None, type: Any = Any) -
 async def sleep(seconds: float) -> None:
     """Sleep durably; a process may sleep for a month and cost nothing."""
     await asyncio.sleep(seconds)
+
+
+def continue_as_new(*args: Any, **kwargs: Any) -> NoReturn:
+    """End this incarnation and begin the next one, with these arguments and an empty history.
+
+    Handles, calls, watchers and signals go on to it. Children, machines and agents are this incarnation's and end with
+    it. For processes that live for months: a long history takes long to fold.
+
+    Raises:
+        InvalidArguments: they do not fit the process's function.
+    """
+    here = scope.current()
+    type_ = here.env.types[here.start.type]
+    raise ContinueAsNew(type_.signature.encode(args, kwargs))
+
+
+def history_length() -> int:
+    """How many inputs this incarnation has had: what has to be folded to bring it back."""
+    return int(scope.current().inputs_since_start)
 
 
 def now() -> datetime:

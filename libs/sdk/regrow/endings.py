@@ -35,6 +35,7 @@ class Endings:
         self._process = process
         self.down = False
         self.lost_at = 0
+        self._next_args: Raw | None = None
         self._held = False
         self._recalled = False
 
@@ -63,11 +64,16 @@ class Endings:
             return False
         return start.restart == "permanent" or status == "failed"
 
+    def continue_with(self, args: Raw) -> None:
+        """The body asks for a next incarnation, with other arguments."""
+        self._next_args = args
+        self.lost_at = self._process.applied
+
     def finish(self) -> None:
         """All that belongs to the incarnation has ended."""
         self._process.links.end()
         if self.lost_at:
-            self._begin_next(restarts=1)
+            self._begin_next(restarts=0 if self._next_args is not None else 1)
         elif self._asks_parent():
             self._go_down()
         else:
@@ -137,6 +143,7 @@ class Endings:
         process = self._process
         start = process.start
         assert start is not None
+        args = start.args if self._next_args is None else self._next_args
         unanswered = process.take_unanswered()
         carry = m.Carry(
             events=process.events_announced,
@@ -146,11 +153,12 @@ class Endings:
             lost=self.lost_at,
             open=[seq for _, seq in unanswered],
             failure=self._outcome()[2] if not restarts else None,
+            continued=self._next_args is not None,
         )
         process.send(
             process.pid,
             m.Start(
-                type=start.type, args=start.args, build=process.build, incarnation=process.incarnation + 1,
+                type=start.type, args=args, build=process.build, incarnation=process.incarnation + 1,
                 since=min([self.lost_at, *(seq - 1 for seq in carry.open)]), parent=start.parent, root=start.root,
                 op=start.op, name=start.name, program=start.program, restarts=start.restarts + restarts, carry=carry,
                 machine=start.machine, restart=start.restart, fold=start.fold,
@@ -163,7 +171,7 @@ class Endings:
         pid = self._process.pid
         if not self.comes_again:
             return ProcessEnded(f"The process {pid} has ended", hint="start a new one")
-        why = "lost its host" if self.lost_at else "ended"
+        why = "lost its host" if self.lost_at and self._next_args is None else "ended"
         return ProcessEnded(
             f"The process {pid} {why} during the call and is started again",
             hint="call again, if what it does may be done twice",

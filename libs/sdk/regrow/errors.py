@@ -6,6 +6,7 @@ import builtins
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
+from msgspec import Raw
 from regrow_protocol.errors import RegrowError
 from regrow_protocol.messages import Failure
 
@@ -163,6 +164,18 @@ class ProgramError(RegrowError):
 
 class ProcessGone(BaseException):
     """Raised by every operation of a process that is leaving memory: its `finally` blocks reach nobody."""
+
+
+class ContinueAsNew(BaseException):
+    """Raised by `continue_as_new` to leave the body.
+
+    Attributes:
+        args_raw: JSON of the next incarnation's arguments.
+    """
+
+    def __init__(self, args_raw: Raw) -> None:
+        super().__init__("this incarnation ends, and the next one begins")
+        self.args_raw = args_raw
 
 
 _BY_CODE: dict[str, type[RegrowError]] = {

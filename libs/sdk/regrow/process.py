@@ -39,6 +39,7 @@ from .divergence import Diverged
 from .endings import Endings
 from .errors import (
     CallFailed,
+    ContinueAsNew,
     InvalidArguments,
     ProcessGone,
     execution_failed,
@@ -59,6 +60,9 @@ from .relations import Relations
 from .requests import Requests
 from .restart import RestartBody
 from .supervision.policy import Alone, Keeper, RestartPolicy
+
+LONG_HISTORY = 10_000
+"""Inputs of one incarnation after which it announces `long-history`: it should `continue_as_new`."""
 
 
 class Process:
@@ -152,6 +156,8 @@ class Process:
         self._recorded = message.at if message.at is not None else time
         self.relations.new_input()
         self.limits.input(message)
+        if self.inputs_since_start == LONG_HISTORY and self.start is not None and self.start.fold and not self.ended:
+            self.announce("long-history", to_raw({"inputs": LONG_HISTORY}))
         self._take(message, seq)
         self._turn()
         if self.inputs_since_start == 1 and self.restart is None and type(message) is m.Start:
@@ -262,6 +268,8 @@ class Process:
         kind = "restarted" if start.incarnation else "started"
         carried = start.carry.failure if start.carry is not None else None
         data = to_raw(failure_data(carried, start.args)) if carried is not None else NULL
+        if start.carry is not None and start.carry.continued:
+            data = to_raw({"continued": True})
         self.announce(kind, data, meta=self.meta())
         type_ = self.env.types.get(start.type)
         if type_ is None:
@@ -286,6 +294,8 @@ class Process:
             value = to_raw(result, f"The result of {type_.name}()")
         except asyncio.CancelledError:
             self.decide("cancelled", NULL, Failure("CancelledError", "cancelled", "cancelled"))
+        except ContinueAsNew as again:
+            self.continued(again.args_raw)
         except BaseException as error:
             if self.gone:
                 raise
@@ -295,6 +305,14 @@ class Process:
             self.decide("done", value, None)
         finally:
             self._main_ended = True
+
+    def continued(self, args: Raw) -> None:
+        """The body goes on as a new incarnation, unless the outcome is decided already."""
+        if self._outcome is None:
+            self.operation("continue", self.start.type if self.start is not None else "", args)
+            self.decide("done", NULL, None)
+            self.endings.continue_with(args)
+        self._main_ended = True
 
     def body_ended(self, status: m.Status, value: Raw, failure: Failure | None) -> None:
         """The `restart` body has ended."""

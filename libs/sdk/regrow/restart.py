@@ -8,6 +8,7 @@ being answered get ProcessEnded, for nobody knows how much of them was done; wha
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -218,50 +219,80 @@ class RestartBody:
             self._do(following)
 
     def _do(self, act: m.Act) -> None:
-        process = self._process
-        match act.what:
-            case "spawn":
-                self._spawn(act)
-            case "command":
-                asked = msgspec.json.decode(act.data, type=CommandAct)
-                remote = _Remote(self, act.m)
-                id_ = f"{process.pid}.{process.incarnation}.b{act.m}"  # the body knows it before the fold does
-                op = process.relations.command(asked.name, asked.subject, asked.args, lambda _: remote, id_)
-                if asked.stream:
-                    process.relations.commands.feed(op.n, _RemoteChunks(self, act.m))
-            case "tell":
-                asked = msgspec.json.decode(act.data, type=CommandAct)
-                process.relations.tell(asked.name, asked.subject, asked.args)
-            case "call":
-                call = msgspec.json.decode(act.data, type=CallAct)
-                op = process.operation("call", call.endpoint, call.args)
-                process.relations.call(call.pid, call.endpoint, call.args, op, _Remote(self, act.m), wait=call.wait)
-            case "signal" | "receive" | "leave" | "link" | "unlink":
-                self._mail(act)
-            case "emit":
-                emit = msgspec.json.decode(act.data, type=EmitAct)
-                process.emit_raw(emit.type, emit.data, emit.source)
-            case "watch":
-                target = msgspec.json.decode(act.data, type=Target)
-                process.relations.watch_into(target.name, _RemoteFeed(self, act.m))
-            case "cancel":
-                target = msgspec.json.decode(act.data, type=Target)
-                process.cancel(target.name, target.reason)
-            case "expose":
-                exposed = msgspec.json.decode(act.data, type=ExposeAct)
-                op = process.operation("expose", exposed.name)
-                process.endpoints.expose(exposed.name, None)
-                process.publication.exposed(exposed.tool, op.n)
-            case "turn":
-                process.endpoints.release()
-                process.publication.first_turn_over()
-            case "answer":
-                outcome = msgspec.json.decode(act.data, type=Outcome)
-                process.endpoints.settle(outcome.key, outcome.value, outcome.error)
-            case "decide" | "end":
-                self._decide(act)
-            case _:
-                process.operation("unknown", act.what)
+        do = _ACTS.get(act.what)
+        if do is None:
+            self._process.operation("unknown", act.what)
+        else:
+            do(self, act)
+
+    def _command(self, act: m.Act) -> None:
+        asked = msgspec.json.decode(act.data, type=CommandAct)
+        process, remote = self._process, _Remote(self, act.m)
+        id_ = f"{process.pid}.{process.incarnation}.b{act.m}"  # the body knows it before the fold does
+        op = process.relations.command(asked.name, asked.subject, asked.args, lambda _: remote, id_)
+        if asked.stream:
+            process.relations.commands.feed(op.n, _RemoteChunks(self, act.m))
+
+    def _tell(self, act: m.Act) -> None:
+        asked = msgspec.json.decode(act.data, type=CommandAct)
+        self._process.relations.tell(asked.name, asked.subject, asked.args)
+
+    def _call(self, act: m.Act) -> None:
+        call = msgspec.json.decode(act.data, type=CallAct)
+        op = self._process.operation("call", call.endpoint, call.args)
+        remote = _Remote(self, act.m)
+        self._process.relations.call(call.pid, call.endpoint, call.args, op, remote, wait=call.wait)
+
+    def _emit(self, act: m.Act) -> None:
+        emit = msgspec.json.decode(act.data, type=EmitAct)
+        self._process.emit_raw(emit.type, emit.data, emit.source)
+
+    def _watch(self, act: m.Act) -> None:
+        self._process.relations.watch_into(_target(act).name, _RemoteFeed(self, act.m))
+
+    def _cancel(self, act: m.Act) -> None:
+        target = _target(act)
+        self._process.cancel(target.name, target.reason)
+
+    def _expose(self, act: m.Act) -> None:
+        process, exposed = self._process, msgspec.json.decode(act.data, type=ExposeAct)
+        op = process.operation("expose", exposed.name)
+        process.endpoints.expose(exposed.name, None)
+        process.publication.exposed(exposed.tool, op.n)
+
+    def _turn(self, act: m.Act) -> None:
+        del act
+        self._process.endpoints.release()
+        self._process.publication.first_turn_over()
+
+    def _answer(self, act: m.Act) -> None:
+        outcome = msgspec.json.decode(act.data, type=Outcome)
+        self._process.endpoints.settle(outcome.key, outcome.value, outcome.error)
+
+    def _continue(self, act: m.Act) -> None:
+        self.running = False
+        self._process.continued(act.data)
+
+    def _link(self, act: m.Act) -> None:
+        self._process.links.link(_target(act).name)
+
+    def _unlink(self, act: m.Act) -> None:
+        self._process.links.unlink(_target(act).name)
+
+    def _signal(self, act: m.Act) -> None:
+        signal = msgspec.json.decode(act.data, type=SignalAct)
+        self._process.relations.signal(signal.pid, signal.name, signal.data)
+
+    def _receive(self, act: m.Act) -> None:
+        name = _target(act).name
+        self._process.operation("receive", name)
+        reader = self._readers[act.m] = _Remote(self, act.m)
+        self._process.mailbox.read(name, reader)
+
+    def _leave(self, act: m.Act) -> None:
+        target = _target(act)
+        if (reader := self._readers.pop(int(target.reason), None)) is not None:
+            self._process.mailbox.leave(target.name, reader)
 
     def _spawn(self, act: m.Act) -> None:
         process = self._process
@@ -288,21 +319,28 @@ class RestartBody:
             self.running = False
             process.body_ended(outcome.status, value, outcome.error)
 
-    def _mail(self, act: m.Act) -> None:
-        """Acts that are about signals and links."""
-        process = self._process
-        if act.what == "signal":
-            signal = msgspec.json.decode(act.data, type=SignalAct)
-            process.relations.signal(signal.pid, signal.name, signal.data)
-            return
-        target = msgspec.json.decode(act.data, type=Target)
-        if act.what == "link":
-            process.links.link(target.name)
-        elif act.what == "unlink":
-            process.links.unlink(target.name)
-        elif act.what == "receive":
-            process.operation("receive", target.name)
-            reader = self._readers[act.m] = _Remote(self, act.m)
-            process.mailbox.read(target.name, reader)
-        elif (reader := self._readers.pop(int(target.reason), None)) is not None:
-            process.mailbox.leave(target.name, reader)
+
+def _target(act: m.Act) -> Target:
+    return msgspec.json.decode(act.data, type=Target)
+
+
+_ACTS: dict[str, Callable[[RestartBody, m.Act], None]] = {
+    "spawn": RestartBody._spawn,
+    "command": RestartBody._command,
+    "tell": RestartBody._tell,
+    "call": RestartBody._call,
+    "emit": RestartBody._emit,
+    "watch": RestartBody._watch,
+    "cancel": RestartBody._cancel,
+    "expose": RestartBody._expose,
+    "turn": RestartBody._turn,
+    "answer": RestartBody._answer,
+    "signal": RestartBody._signal,
+    "receive": RestartBody._receive,
+    "leave": RestartBody._leave,
+    "link": RestartBody._link,
+    "unlink": RestartBody._unlink,
+    "continue": RestartBody._continue,
+    "decide": RestartBody._decide,
+    "end": RestartBody._decide,
+}

@@ -30,7 +30,7 @@ from .. import restart, scope
 from ..codec import NULL, Signature, to_raw
 from ..commanding import Asked, Feed
 from ..definition import ProcessType
-from ..errors import CallFailed, ExecutionFailed, ProcessGone, failure_of
+from ..errors import CallFailed, ContinueAsNew, ExecutionFailed, ProcessGone, failure_of
 from ..handle import EventFeed, ProcessHandle
 from ..operations import Pending, Step, StepPolicy
 from ..outcomes import last_failure, outcome_of
@@ -80,6 +80,7 @@ class BodyScope:
         self.env = process.env
         self.type: ProcessType[Any, Any] = process.type
         self.random = _random.Random()  # noqa: S311 - not for secrets
+        self._process = process
         self._publishing = publishing
         self._steps = steps
         self._may_start = may_start
@@ -114,14 +115,22 @@ class BodyScope:
             outcome.value = await self._result()
         except asyncio.CancelledError:
             outcome = restart.Outcome("cancelled", NULL, Failure("CancelledError", "cancelled", "cancelled"))
+        except ContinueAsNew as again:
+            await self._close_calls()
+            if not self._abandoned:
+                self._act("continue", again.args_raw)
+            return
         except BaseException as error:  # noqa: BLE001 - whatever ends the body is the process's outcome
             outcome = restart.Outcome("failed", NULL, failure_of(error))
+        await self._close_calls()
+        if not self._abandoned:
+            self._act("end", outcome)
+
+    async def _close_calls(self) -> None:
         for task in self._calls:
             task.cancel()
         if self._calls:
             await asyncio.wait(self._calls)
-        if not self._abandoned:
-            self._act("end", outcome)
 
     async def _result(self) -> Raw:
         if self._cancelled:
@@ -147,13 +156,12 @@ class BodyScope:
         if self._begun:
             self._task.cancel()
 
-    def _act(self, what: str, data: Struct | None) -> int:
+    def _act(self, what: str, data: Struct | Raw | None) -> int:
         if self._abandoned:
             raise ProcessGone
         self._m += 1
-        act = m.Act(
-            incarnation=self.incarnation, m=self._m, what=what, data=NULL if data is None else Raw(m.encode(data))
-        )
+        raw = data if isinstance(data, Raw) else NULL if data is None else Raw(m.encode(data))
+        act = m.Act(incarnation=self.incarnation, m=self._m, what=what, data=raw)
         payload = m.encode(act)
         blobs: list[bytes] = []
         if len(payload) > m.MAX_INLINE:
@@ -286,6 +294,10 @@ class BodyScope:
 
     def tell(self, name: str, subject: str, args: Struct) -> None:
         self._act("tell", restart.CommandAct(name, subject, Raw(m.encode(args))))
+
+    @property
+    def inputs_since_start(self) -> int:
+        return self._process.inputs_since_start
 
     @property
     def app(self) -> str:
