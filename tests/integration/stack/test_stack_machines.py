@@ -98,7 +98,10 @@ async def test_machines_outlive_the_kill_of_everything(folder: Path, place: Data
     async with _machines(info):
         box = await machine(LocalImage(), keep=True)
         where = Path(await _ticking(box))
-    victims = [info.process, *(child(place, name).process for name in ("nats", "supervisor", "machine-manager"))]
+    victims = [
+        info.process,
+        *(child(place, name).process for name in ("nats", "supervisor", "machine-manager", "registry")),
+    ]
     for victim in victims:
         os.kill(victim.pid, signal.SIGKILL)
     await until(lambda: not any(map(is_alive, victims)), "their end")
