@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import importlib
+import importlib.util
 import logging
 import shlex
 import signal
@@ -52,9 +53,19 @@ class NotStarted(Exception):
     """The program did not start, for a reason of this connection alone."""
 
 
+def check_asyncssh() -> None:
+    """See that asyncssh is there, without a third of a second for its import: most nodes never need it.
+
+    Raises:
+        BackendUnavailable: it is not installed.
+    """
+    if importlib.util.find_spec("asyncssh") is None:
+        raise _missing()
+
+
 @functools.cache
 def load_asyncssh() -> Any:
-    """The package asyncssh.
+    """The package asyncssh; the first call takes long, and `connect` makes it in a thread.
 
     Raises:
         BackendUnavailable: it is not installed.
@@ -62,9 +73,13 @@ def load_asyncssh() -> Any:
     try:
         module = importlib.import_module("asyncssh")
     except ImportError as error:
-        raise BackendUnavailable("The package asyncssh is missing", hint="pip install 'regrow[ssh]'") from error
+        raise _missing() from error
     logging.getLogger("asyncssh").setLevel(logging.WARNING)  # it tells every connection and channel
     return module
+
+
+def _missing() -> BackendUnavailable:
+    return BackendUnavailable("The package asyncssh is missing", hint="pip install 'regrow[ssh]'")
 
 
 async def file_credentials(address: Address) -> dict[str, Any]:
@@ -212,7 +227,7 @@ async def connect(address: Address, credentials: Credentials, through: Link | No
         MachineFailed: the login or the server's key was refused, or a file for them is missing.
         BackendUnavailable: the server does not answer.
     """
-    asyncssh = load_asyncssh()
+    asyncssh = await asyncio.to_thread(load_asyncssh)
     known = Path(address.known_hosts)
     if not await asyncio.to_thread(known.is_file):
         raise MachineFailed(f"There is no {known} with the key of {address}", hint=_keyscan(address))

@@ -74,11 +74,11 @@ class Links:
             BackendUnavailable: the server cannot be reached, or took longer than `FILE_TIMEOUT`.
             MachineFailed: the server does not let us in.
         """
-        asyncssh = load_asyncssh()
         server = self._server(address)
         reason: Exception | None = None
         for _ in range(3):
             link = await server.hold()
+            asyncssh = load_asyncssh()  # which the connection has loaded
             try:
                 sftp = await link.sftp()
                 async with asyncio.timeout(FILE_TIMEOUT):

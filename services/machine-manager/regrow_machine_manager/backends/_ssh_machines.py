@@ -18,7 +18,7 @@ from ..paths import OutsideRoot
 from . import _ssh_files as files
 from . import _ssh_scripts as scripts
 from ._ssh_address import Address, checked_user
-from ._ssh_link import MAX_COMMAND, Credentials, load_asyncssh
+from ._ssh_link import MAX_COMMAND, Credentials, check_asyncssh
 from ._ssh_links import Links
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class SSHMachines(Backend[I]):
         """Where a machine's server is."""
 
     async def open(self) -> None:
-        await asyncio.to_thread(load_asyncssh)
+        await asyncio.to_thread(check_asyncssh)
 
     async def close(self) -> None:
         await self.links.close()
