@@ -207,9 +207,23 @@ async def test_a_cut_connection(backend: MorphBackend, morph: Morph) -> None:
 
 async def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where morphcloud is not installed the backend says which extra brings it."""
-    monkeypatch.setitem(sys.modules, "morphcloud.api", None)
+    for name in ("morphcloud", "morphcloud.api"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(BackendUnavailable, match=r"regrow\[morph\]"):
         await MorphBackend(Node("here", tmp_path)).open()
+
+
+async def test_a_key_in_a_file(morph: Morph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that the SDK finds in its profiles is as good as one in the environment."""
+    monkeypatch.delenv("MORPH_API_KEY")
+    profiles = tmp_path / "profiles.toml"
+    key = morph.environment()["MORPH_API_KEY"]
+    profiles.write_text(f'active_profile = "mine"\n[profiles.mine]\napi_key = "{key}"\n')
+    monkeypatch.setenv("MORPH_CONFIG_PATH", str(profiles))
+    found = MorphBackend(Node("here", tmp_path, "store"))
+    await found.open()
+    assert await found.made() == {}
+    await found.close()
 
 
 async def test_what_must_be_there(morph: Morph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
+import os
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from regrow_protocol.images import size
@@ -60,6 +63,8 @@ def make_client() -> MorphCloudClient:
     Raises:
         BackendUnavailable: the SDK is not installed, or there is no key.
     """
+    if importlib.util.find_spec("morphcloud") and not _set_up():
+        raise BackendUnavailable("MorphCloud: there is no API key", hint="set MORPH_API_KEY")
     try:
         from morphcloud.api import MorphCloudClient
     except ImportError as error:
@@ -68,3 +73,17 @@ def make_client() -> MorphCloudClient:
         return MorphCloudClient()
     except ValueError as error:
         raise BackendUnavailable(f"MorphCloud: {error}", hint="set MORPH_API_KEY") from error
+
+
+def _set_up() -> bool:
+    """Whether the SDK may find a key: in the environment, or in a file where it looks for its profiles.
+
+    Asked first, since its import takes half a second that a node without a key need not spend.
+    """
+    if os.environ.get("MORPH_API_KEY", "").strip():
+        return True
+    if named := os.environ.get("MORPH_CONFIG_PATH", "").strip():
+        return Path(named).expanduser().exists()
+    home = Path("~").expanduser()
+    folder = os.environ.get("XDG_CONFIG_HOME", "").strip() or home / ".config"
+    return any(path.exists() for path in (Path(folder, "morphcloud/config.toml"), home / ".morphcloud/config.toml"))
