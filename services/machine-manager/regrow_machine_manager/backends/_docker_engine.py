@@ -81,7 +81,7 @@ class Engine:
         Raises:
             BackendUnavailable: no engine answers.
         """
-        await self._in_thread(load)
+        await asyncio.to_thread(load)  # `_in_thread` names errors of the SDK, which would import it
         try:
             options = docker.utils.kwargs_from_env()
             self._address = str(docker.utils.parse_host(options.get("base_url"), tls="tls" in options))
