@@ -87,6 +87,20 @@ def check(tool: Tool, args: bytes | Raw) -> None:
         raise InvalidArguments(f"{tool.name}: {'; '.join(told)}{more}", hint=takes(tool))
 
 
+def problem(tool: Tool) -> str:
+    """What is wrong with a tool's schema, in one line; empty where nothing is."""
+    try:
+        schema = msgspec.json.decode(tool.schema)
+        if not isinstance(schema, dict) or schema.get("type", "object") != "object":
+            return "it must be an object, of the type object"
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        return error.message.splitlines()[0]
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
 def takes(tool: Tool) -> str:
     """What a tool takes, in one line: `it takes spec (a string), priority (an integer, optional)`."""
     try:

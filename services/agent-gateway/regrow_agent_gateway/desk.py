@@ -1,0 +1,197 @@
+"""The desk that every door leads to: who an agent is, what it may call, and its calls.
+
+A door knows an agent's id, its token, and the session of the harness; all that it may do goes through here, so the
+doors differ in nothing but their protocols.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from msgspec import Raw
+from msgspec.structs import replace
+from regrow_protocol import messages
+from regrow_protocol.agents import AgentRecord, Outcome, Tool, tool_endpoint
+from regrow_protocol.errors import RegrowError
+from regrow_protocol.ids import new_id
+from regrow_service import validation
+from regrow_service.logs import get_logger
+
+from . import news, tokens
+from .calls import Calls, OnWait, Target
+from .context import Context
+from .conversations import Stored, entry
+from .errors import AgentEnded, InvalidArguments, SessionOver, ToolNotFound, Unauthorized
+from .measures import REFUSED
+from .records import ENDED
+
+TOLD = frozenset({"text", "turn", "usage", "note"})
+"""Entries that a harness may write."""
+REMEMBERED = 100_000
+
+
+class Desk:
+    """Of one gateway."""
+
+    def __init__(self, context: Context) -> None:
+        self._here = context
+        self._calls = Calls(context, self._own)
+        self._seen: dict[tuple[str, int], None] = {}
+        self._changes: dict[str, set[asyncio.Event]] = {}
+        self._log = get_logger("desk")
+        context.records.subscribe(self.tell)
+
+    # who --------------------------------------------------------------------------------------------------------------
+
+    async def agent(self, id_: str, token: str) -> AgentRecord:
+        """The agent whose token this is.
+
+        Raises:
+            Unauthorized: it is not; an agent that does not exist has no token either.
+            AgentEnded: it was.
+            Unreachable: that cannot be told now.
+        """
+        if not tokens.fits(self._here.secret, id_, token):
+            raise self.refused(id_, Unauthorized("This is no token of this agent", hint="Authorization: Bearer rga_…"))
+        record = self._here.records.live(id_) or await self._here.records.fetch(id_)
+        if record is None or record.state == ENDED:
+            reason = record.reason if record is not None and record.reason else "it is over"
+            raise self.refused(id_, AgentEnded(f"The agent {id_} has ended: {reason}"))
+        return record
+
+    def refused(self, id_: str, error: RegrowError) -> RegrowError:
+        """Note that something was refused to an agent; the error itself."""
+        self._here.metrics[REFUSED].labels(error.code).inc()
+        self._log.warning("refused", agent=id_[:64], code=error.code, reason=error.message)
+        return error
+
+    async def seen(self, agent: AgentRecord, session: int) -> None:
+        """The harness is there: its first word in a session makes it `registered`, and its owner hears of that.
+
+        Raises:
+            SessionOver: it was started again since, or was never started so often.
+            Unreachable: it could not be noted.
+        """
+        if session and session != agent.session:
+            known = await self._here.records.fetch(agent.id)  # what is known here may be older
+            agent = known if known is not None and known.state != ENDED else agent
+            if session != agent.session:
+                what = f"Session {session} of the agent {agent.id} is over: it is in session {agent.session}"
+                raise self.refused(agent.id, SessionOver(what, hint="end; the harness was started again"))
+        if (agent.id, agent.session) in self._seen:
+            return
+        here, number = self._here, agent.session
+        registered = entry("registered", str(number), {"session": number}, session=number)
+        await here.conversations.add(agent, registered)
+        await news.tell(here.inboxes, agent, registered)
+
+        def running(now: AgentRecord) -> AgentRecord | None:
+            return replace(now, state="running") if now.session == number and now.state != ENDED else None
+
+        await here.records.change(agent.id, running)
+        self._seen[agent.id, number] = None
+        if len(self._seen) > REMEMBERED:
+            del self._seen[next(iter(self._seen))]
+
+    def still(self, agent: AgentRecord) -> AgentRecord:
+        """The agent as it is now.
+
+        Raises:
+            AgentEnded: it is no more.
+            SessionOver: its harness was started again.
+        """
+        now = self._here.records.live(agent.id)
+        if now is None:
+            raise AgentEnded(f"The agent {agent.id} has ended")
+        if now.session != agent.session:
+            raise SessionOver(f"Session {agent.session} of the agent {agent.id} is over: it is in {now.session}")
+        return now
+
+    # what -------------------------------------------------------------------------------------------------------------
+
+    def tools(self, agent: AgentRecord) -> list[Tool]:
+        """What the agent may call now."""
+        return [tool for tool, _ in self._reach(agent).values()]
+
+    @contextmanager
+    def changed(self, agent_id: str) -> Generator[asyncio.Event]:
+        """An event that is set whenever an agent, or what it may call, has changed; who waits for it clears it."""
+        event = asyncio.Event()
+        events = self._changes.setdefault(agent_id, set())
+        events.add(event)
+        try:
+            yield event
+        finally:
+            events.discard(event)
+            if not events and self._changes.get(agent_id) is events:
+                del self._changes[agent_id]
+
+    def tell(self, agent_id: str) -> None:
+        """An agent, or what it may call, has changed."""
+        for event in self._changes.get(agent_id, ()):
+            event.set()
+
+    def _reach(self, agent: AgentRecord) -> dict[str, tuple[Tool, Target]]:
+        return {
+            tool.name: (
+                tool,
+                Target(
+                    tool=tool.name, args=Raw(b"{}"), endpoint=tool_endpoint(agent.id, tool.name), pid=agent.owner.pid
+                ),
+            )
+            for tool in agent.tools
+        }
+
+    # calls and entries ------------------------------------------------------------------------------------------------
+
+    async def call(
+        self,
+        agent: AgentRecord,
+        *,
+        session: str,
+        call: str,
+        tool: str,
+        args: Mapping[str, Any],
+        on_wait: OnWait | None = None,
+    ) -> Outcome:
+        """Call a tool, once for each session and call; a repeat is answered what the first one was.
+
+        Args:
+            agent: who calls.
+            session: of the harness, or of its connection where ids of calls begin anew with each.
+            call: the harness's own id of the call.
+            tool: its name.
+            args: by the names of its parameters.
+            on_wait: awaited now and then with the seconds that the call has waited.
+
+        Raises:
+            ToolNotFound: the agent may not call it, or there is none.
+            InvalidArguments: they do not fit.
+            TooMany: calls are under way.
+            Unreachable: the store does not answer; the same call may be made again.
+        """
+        agent = self._here.records.live(agent.id) or agent
+        found = self._reach(agent).get(tool)
+        if found is None:
+            names = ", ".join(sorted(self._reach(agent))) or "none"
+            raise self.refused(agent.id, ToolNotFound(f"There is no tool {tool[:100]!r}; there are: {names}"))
+        body = Raw(messages.encode(args))
+        try:
+            validation.check(found[0], body)
+        except validation.InvalidArguments as error:
+            raise InvalidArguments(error.message, hint=error.hint) from error
+        target = replace(found[1], args=body)
+        return await self._calls.call(agent, session, call, target, on_wait)
+
+    async def entry(
+        self, agent: AgentRecord, type_: str, data: Mapping[str, Any], *, id_: str = "", session: int = 0
+    ) -> Stored:
+        """Add to the conversation what a harness tells: one of `TOLD`; where it stands."""
+        made = entry(type_, id_ or new_id("e"), data, session=session or agent.session)
+        return await self._here.conversations.add(agent, made)
+
+    async def _own(self, agent: AgentRecord, target: Target, key: str) -> Any:
+        raise ToolNotFound(f"There is no tool {target.tool!r}")

@@ -1,0 +1,1 @@
+"""What agents knock at: HTTP, server-sent events, WebSocket."""

@@ -1,0 +1,46 @@
+"""The doors' ASGI app: what is where."""
+
+from __future__ import annotations
+
+from regrow_protocol.errors import RegrowError
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+
+from ..errors import InvalidRequest
+from .answering import answering, json
+from .http import HttpDoor
+from .websocket import WebSocketDoor
+
+
+def make_app(http: HttpDoor, websocket: WebSocketDoor, *more: BaseRoute) -> Starlette:
+    """The app.
+
+    Args:
+        http, websocket: the doors.
+        more: routes of further doors, looked at first.
+    """
+    agent = "/agents/{agent}"
+    routes: list[BaseRoute] = [
+        *more,
+        WebSocketRoute(f"{agent}/ws", websocket.serve),
+        Route(f"{agent}/tools", answering(http.tools), methods=["GET"]),
+        Route(f"{agent}/tools/{{tool}}", answering(http.call), methods=["POST"]),
+        Route(f"{agent}/messages", answering(http.messages), methods=["GET"]),
+        Route(f"{agent}/entries", answering(http.entries), methods=["POST"]),
+        Route("/", _here, methods=["GET"]),
+    ]
+    return Starlette(routes=routes, exception_handlers={HTTPException: _other})
+
+
+async def _here(_: Request) -> Response:
+    return json({"service": "regrow-agent-gateway"})
+
+
+async def _other(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    what: RegrowError = InvalidRequest(f"{request.method} {request.url.path[:200]}: {error.detail}")
+    headers = dict(error.headers or {})
+    return json({"error": {"code": what.code, "message": what.message}}, error.status_code, headers)

@@ -1,0 +1,181 @@
+"""The agent-gateway service: agents reach the tools of processes, and processes their agents.
+
+It holds no state; any number of replicas are correct, and each may be killed at any moment. `regrow-agent-gateway` runs
+it, as does `python -m regrow_agent_gateway`; the embedded composition calls `serve`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+from regrow_protocol.agents import COMMANDS as COMMAND_FILTER
+from regrow_protocol.agents import SERVICE
+from regrow_protocol.errors import RegrowError
+from regrow_protocol.messages import Command
+from regrow_protocol.streams import COMMANDS
+from regrow_service import service
+from regrow_service.answers import Answers
+from regrow_service.consumer import Consumer
+from regrow_service.logs import get_logger
+from regrow_service.retry import Retry
+from regrow_service.service import Service, Tasks, until
+
+from .context import Context
+from .conversations import Conversations
+from .desk import Desk
+from .doors import server
+from .doors.app import make_app
+from .doors.http import HttpDoor
+from .doors.server import DoorServer
+from .doors.websocket import WebSocketDoor
+from .ending import Ending
+from .handling import Handling, decode_command
+from .inboxes import Inboxes
+from .mail import Mail
+from .measures import TABLE
+from .records import Records
+from .results import Results
+from .settings import GatewaySettings, parse
+
+IN_HAND = 8192
+MAX_ACK_PENDING = 100_000
+RETRY = Retry(attempts=50)
+"""A `read` is in hand for as long as nothing happens, so it may outlive many gateways."""
+START_AGAIN = 1.0
+LAST = 1.0
+"""Seconds of the stop's deadline that are left for going."""
+
+
+class Gateway:
+    """One gateway, on a service that is connected.
+
+    Args:
+        running: the service; its readiness checks get one more.
+    """
+
+    def __init__(self, running: Service[GatewaySettings]) -> None:
+        self._service = running
+        self._stopping = running.stopping
+        self._tasks: asyncio.TaskGroup | None = None
+        self._ready = False
+        self._log = get_logger("gateway")
+        running.checks["agents"] = lambda: "" if self._ready else "records and doors are not there yet"
+
+    async def run(self) -> None:
+        """Run until the service stops."""
+        settings, bus = self._service.settings, self._service.bus
+        listening = server.listen(settings)
+        records = Records(bus)
+        conversations = Conversations(bus)
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._tasks = group
+                following = group.create_task(records.run(), name="records")
+                secret = await self._insist(records.secret)
+                if secret is not None:
+                    here = Context(
+                        bus=bus,
+                        settings=settings,
+                        metrics=self._service.metrics,
+                        records=records,
+                        conversations=conversations,
+                        inboxes=Inboxes(bus),
+                        results=Results(bus, conversations),
+                        answers=Answers(bus),
+                        secret=secret,
+                        url=settings.url(listening.getsockname()[1]),
+                        background=self._background,
+                        stopping=self._stopping,
+                    )
+                    await self._work(here, listening)
+                following.cancel()
+        finally:
+            listening.close()
+
+    async def _work(self, here: Context, listening: Any) -> None:
+        await until(self._stopping, _wait(here.records.current))
+        mail = Mail(here.bus, here.conversations)
+        desk = Desk(here)
+        ending = Ending(here)
+        handling = Handling(here, ending)
+        http = HttpDoor(here, desk, mail)
+        websocket = WebSocketDoor(here, desk, mail, lambda connection: doors.abort(connection))
+        doors = DoorServer(
+            here.settings, make_app(http, websocket), listening, max(here.settings.stop_deadline - LAST, 1.0)
+        )
+        always = {"mail": mail.run(), "results": here.results.run()}
+        async with asyncio.TaskGroup() as group:
+            steady = [group.create_task(work, name=name) for name, work in always.items()]
+            ending_ = [
+                group.create_task(self._consumer(handling).run(self._stopping), name="commands"),
+                group.create_task(server.serve(doors, self._stopping), name="doors"),
+            ]
+            group.create_task(self._stop(here))
+            self._ready = True
+            self._log.info("doors", url=here.url)
+            await asyncio.wait(ending_)
+            for task in steady:
+                task.cancel()
+
+    def _consumer(self, handling: Handling) -> Consumer[Command]:
+        return Consumer(
+            self._service.bus,
+            self._service.metrics,
+            service=SERVICE,
+            name="agent-commands",
+            stream=COMMANDS,
+            filters=[COMMAND_FILTER],
+            decode=decode_command,
+            handle=handling.handle,
+            lost=handling.lost,
+            concurrency=IN_HAND,
+            max_ack_pending=MAX_ACK_PENDING,
+            retry=RETRY,
+            timeout=None,
+        )
+
+    async def _stop(self, here: Context) -> None:
+        await self._stopping.wait()
+        self._ready = False
+        here.records.wake()
+
+    def _background(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        assert self._tasks is not None
+        self._tasks.create_task(work, name=name)
+
+    async def _insist(self, ask: Any) -> Any:
+        """What `ask` returns, asked again while NATS does not answer; None when the service stops meanwhile."""
+        while not self._stopping.is_set():
+            try:
+                return await ask()
+            except RegrowError as error:
+                self._log.warning("not started yet", reason=str(error))
+                await until(self._stopping, asyncio.sleep(START_AGAIN))
+        return None
+
+
+async def _wait(event: asyncio.Event) -> None:
+    await event.wait()
+
+
+async def serve(settings: GatewaySettings, stopping: asyncio.Event) -> None:
+    """Run an agent-gateway until `stopping` is set."""
+    running = Service(SERVICE, settings, TABLE)
+    running.stopping = stopping
+
+    def tasks() -> Tasks:
+        return {"gateway": Gateway(running).run()}
+
+    await running.run(tasks)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run an agent-gateway as a program; its exit code."""
+    return service.main(SERVICE, lambda: parse(argv), serve)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

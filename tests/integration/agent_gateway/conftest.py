@@ -1,0 +1,37 @@
+"""A gateway and a host for the tests of a module, on the server of this worker; each test has an app of its own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import httpx
+import pytest
+import pytest_asyncio
+import regrow.testing
+from regrow.testing import Runtime
+from regrow.testing.gateways import Gateway
+
+
+@pytest.fixture(scope="module")
+def gateway(nats_url: str) -> Iterator[Gateway]:
+    """A gateway for all tests of a module, on the server of this worker."""
+    made = Gateway(nats_url, env={"REGROW_GATEWAY_HEARTBEAT": "2"})
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
+
+
+@pytest_asyncio.fixture
+async def rt(nats_url: str) -> AsyncIterator[Runtime]:
+    """A host for an app of the test's own."""
+    async with regrow.testing.runtime(url=nats_url, skip_time=False) as runtime:
+        yield runtime
+
+
+@pytest_asyncio.fixture
+async def http() -> AsyncIterator[httpx.AsyncClient]:
+    """A client for the plain doors."""
+    async with httpx.AsyncClient(timeout=20.0, trust_env=False) as client:
+        yield client
