@@ -29,6 +29,8 @@ QUEUE = "q"
 ERROR, ERROR_CODE = "Nats-Service-Error", "Nats-Service-Error-Code"
 IN_HAND = 8192
 """Requests that are answered at a time; of more the sender is told so."""
+LINGER = 2.0
+FAREWELL = 0.1
 MAX_TEXT = 1000
 _TYPE = "io.nats.micro.v1.{}_response"
 _VERBS = ("PING", "INFO", "STATS")
@@ -192,6 +194,8 @@ class Micro:
         self._sids.clear()
         for service in list(self.services.values()):
             self.remove(service)
+        if grace:
+            await asyncio.sleep(min(grace, FAREWELL))  # for what is on its way
         if self._tasks and grace:
             await asyncio.wait(self._tasks, timeout=grace)
         for task in self._tasks:
@@ -218,8 +222,8 @@ class Micro:
         endpoint.sid = self._bus.nc.raw_subscribe(endpoint.subject, partial(self._requested, endpoint), endpoint.queue)
 
     def unsubscribe(self, endpoint: Endpoint) -> None:
-        """Take none any more."""
-        self._bus.nc.raw_unsubscribe(endpoint.sid)
+        """Take none any more, but for those that are on their way: the server gave them to us, and to nobody else."""
+        self._bus.nc.raw_unsubscribe(endpoint.sid, linger=LINGER)
 
     def _asked(self, verb: str, subject: bytes, reply: bytes, _headers: bytes | None, _data: bytes) -> None:
         if not reply:

@@ -155,6 +155,7 @@ def test_codes_in_the_table_exist() -> None:
         "regrow_service.settings",
         "regrow_cli.asking_agents",
         "regrow_cli.endpoints",
+        "regrow_cli.using_machines",
         "regrow_cli.resolve",
     ):
         importlib.import_module(module)

@@ -154,11 +154,14 @@ class Connection(Client):
         self.send(f"SUB {subject} {queue} {sid}\r\n".encode())
         return sid
 
-    def raw_unsubscribe(self, sid: int) -> None:
-        """Undo `raw_subscribe`; messages that have already arrived are not handed over any more."""
+    def raw_unsubscribe(self, sid: int, *, linger: float = 0.0) -> None:
+        """Undo `raw_subscribe`; messages that are on their way are handed over for `linger` seconds more."""
         if self._subs.pop(sid, None) is not None:
-            del self.raw[str(sid).encode()]
             self.send(f"UNSUB {sid}\r\n".encode())
+            if linger:
+                asyncio.get_running_loop().call_later(linger, self.raw.pop, str(sid).encode(), None)
+            else:
+                del self.raw[str(sid).encode()]
 
     def expect(self, handler: Handler) -> str:
         """A fresh reply subject whose messages go to `handler`, until `forget`."""
