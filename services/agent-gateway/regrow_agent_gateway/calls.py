@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 import msgspec
@@ -29,7 +29,7 @@ from .measures import CALLING, CALLS, WAITING
 
 AGAIN = 0.5
 WAIT_TICK = 5.0
-"""Seconds between two words that a call still waits."""
+"""Seconds between two words that a call still waits, at most."""
 
 OnWait = Callable[[float], Awaitable[None]]
 """Called now and then while a call waits, with the seconds since it began."""
@@ -49,6 +49,9 @@ class Target(Struct, frozen=True, omit_defaults=True, kw_only=True):
     pid: str = ""
     grant: str = ""
 
+
+_Answered = tuple[Outcome | None, str]
+"""An answer, and what is counted for it."""
 
 Here = Callable[[AgentRecord, Target, str], Awaitable[Any]]
 """Does what a tool of the gateway itself does, under ids derived from the call's key; its result."""
@@ -82,15 +85,29 @@ class Calls:
             TooMany: of this agent's, as many as may be are under way here.
             Unreachable: the store does not answer; the call may be repeated.
         """
+        answered = await self._counted(agent, self._call(agent, session, call_key(session, call), target, on_wait))
+        assert answered is not None, "a call that was made is known"
+        return answered
+
+    async def again(self, agent: AgentRecord, key: str, on_wait: OnWait | None = None) -> Outcome | None:
+        """What a call was answered that was made before, waited for if need be; None when it was not.
+
+        Raises:
+            TooMany, Unreachable: as of `call`.
+        """
+        return await self._counted(agent, self._again(agent, key, on_wait))
+
+    async def _counted(self, agent: AgentRecord, calling: Coroutine[Any, Any, _Answered]) -> Outcome | None:
         most = self._here.settings.gateway_max_calls
         if self._under_way.get(agent.id, 0) >= most:
+            calling.close()
             raise TooMany(f"{most} tool calls are under way", hint="wait for one of them to be answered")
         self._under_way[agent.id] = self._under_way.get(agent.id, 0) + 1
         metrics = self._here.metrics
         outcome = "left"
         try:
             with metrics[CALLING].time(), metrics[WAITING].track_inprogress():
-                answer, outcome = await self._call(agent, session, call_key(session, call), target, on_wait)
+                answer, outcome = await calling
             return answer
         finally:
             metrics[CALLS].labels(outcome).inc()
@@ -100,7 +117,7 @@ class Calls:
 
     async def _call(
         self, agent: AgentRecord, session: str, key: str, target: Target, on_wait: OnWait | None
-    ) -> tuple[Outcome, str]:
+    ) -> _Answered:
         here = self._here
         number = int(session) if session.isdecimal() and len(session) < 10 else agent.session
         with here.results.expect(agent.app, agent.id, key) as answered:
@@ -111,11 +128,32 @@ class Calls:
                 if known is not None:
                     return outcome_of(known), "repeated"
                 target = await self._recorded(agent, key) or target
-            if target.pid:
-                await self._send(agent, key, target)
-            else:
-                self._here.background(self._serve(agent, key, target), f"tool {target.tool}")
-            answer = outcome_of(await self._answer(answered, on_wait))
+            return await self._carry_out(agent, key, target, answered, on_wait)
+
+    async def _again(self, agent: AgentRecord, key: str, on_wait: OnWait | None) -> _Answered:
+        here = self._here
+        with here.results.expect(agent.app, agent.id, key) as answered:
+            known = await here.conversations.last(agent, "result", key)
+            if known is not None:
+                return outcome_of(known), "repeated"
+            target = await self._recorded(agent, key)
+            if target is None:
+                return None, "refused"
+            return await self._carry_out(agent, key, target, answered, on_wait)
+
+    async def _carry_out(
+        self,
+        agent: AgentRecord,
+        key: str,
+        target: Target,
+        answered: asyncio.Future[Entry],
+        on_wait: OnWait | None,
+    ) -> _Answered:
+        if target.pid:
+            await self._send(agent, key, target)
+        else:
+            self._here.background(self._serve(agent, key, target), f"tool {target.tool}")
+        answer = outcome_of(await self._answer(answered, on_wait))
         return answer, "failed" if answer.error is not None else "answered"
 
     async def _recorded(self, agent: AgentRecord, key: str) -> Target | None:
@@ -160,7 +198,7 @@ class Calls:
     async def _answer(self, answered: asyncio.Future[Entry], on_wait: OnWait | None) -> Entry:
         begun = time.monotonic()
         while True:
-            done, _ = await asyncio.wait([answered], timeout=WAIT_TICK)
+            done, _ = await asyncio.wait([answered], timeout=min(WAIT_TICK, self._here.settings.gateway_heartbeat))
             if done:
                 return answered.result()
             if on_wait is not None:

@@ -186,6 +186,19 @@ class Desk:
         target = replace(found[1], args=body)
         return await self._calls.call(agent, session, call, target, on_wait)
 
+    async def again(self, agent: AgentRecord, key: str, on_wait: OnWait | None = None) -> Outcome | None:
+        """What a call was answered that was made before, waited for if need be; None when it was not.
+
+        Args:
+            agent: who has called.
+            key: the `call_key` of its session and call.
+            on_wait: as of `call`.
+
+        Raises:
+            TooMany, Unreachable: as of `call`.
+        """
+        return await self._calls.again(agent, key, on_wait)
+
     async def entry(
         self, agent: AgentRecord, type_: str, data: Mapping[str, Any], *, id_: str = "", session: int = 0
     ) -> Stored:

@@ -29,6 +29,8 @@ from .desk import Desk
 from .doors import server
 from .doors.app import make_app
 from .doors.http import HttpDoor
+from .doors.mcp import McpDoor
+from .doors.output import OutputDoor
 from .doors.server import DoorServer
 from .doors.websocket import WebSocketDoor
 from .ending import Ending
@@ -103,10 +105,10 @@ class Gateway:
         handling = Handling(here, ending)
         http = HttpDoor(here, desk, mail)
         websocket = WebSocketDoor(here, desk, mail, lambda connection: doors.abort(connection))
-        doors = DoorServer(
-            here.settings, make_app(http, websocket), listening, max(here.settings.stop_deadline - LAST, 1.0)
-        )
-        always = {"mail": mail.run(), "results": here.results.run()}
+        mcp = McpDoor(here, desk)
+        app = make_app(http, websocket, mcp, OutputDoor(here, desk))
+        doors = DoorServer(here.settings, app, listening, max(here.settings.stop_deadline - LAST, 1.0))
+        always = {"mail": mail.run(), "results": here.results.run(), "mcp": mcp.run()}
         async with asyncio.TaskGroup() as group:
             steady = [group.create_task(work, name=name) for name, work in always.items()]
             ending_ = [

@@ -15,7 +15,7 @@ from regrow.testing.gateways import Gateway
 @pytest.fixture(scope="module")
 def gateway(nats_url: str) -> Iterator[Gateway]:
     """A gateway for all tests of a module, on the server of this worker."""
-    made = Gateway(nats_url, env={"REGROW_GATEWAY_HEARTBEAT": "2"})
+    made = Gateway(nats_url, env={"REGROW_GATEWAY_HEARTBEAT": "0.25"})
     try:
         made.start()
         yield made

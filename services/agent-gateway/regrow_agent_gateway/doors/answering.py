@@ -66,6 +66,12 @@ async def body(request: Request, most: int) -> Any:
         TooLarge: it has more bytes than `most`.
         InvalidRequest: it is no JSON.
     """
+    given = await whole(request, most)
+    return decoded(given) if given.strip() else {}
+
+
+async def whole(request: Request, most: int) -> bytes:
+    """All bytes of a request's body. Raises TooLarge: it has more than `most`."""
     told = request.headers.get("content-length", "0")
     if told.isdecimal() and int(told) > most:
         raise TooLarge(f"{told} bytes are more than is taken", hint=f"at most {most}")
@@ -76,10 +82,7 @@ async def body(request: Request, most: int) -> Any:
         if size > most:
             raise TooLarge(f"The request has more bytes than is taken ({most})")
         parts.append(part)
-    whole = b"".join(parts)
-    if not whole.strip():
-        return {}
-    return decoded(whole)
+    return b"".join(parts)
 
 
 def decoded(data: bytes | str) -> Any:

@@ -12,24 +12,22 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from ..errors import InvalidRequest
 from .answering import answering, json
 from .http import HttpDoor
+from .mcp import McpDoor
+from .output import OutputDoor
 from .websocket import WebSocketDoor
 
 
-def make_app(http: HttpDoor, websocket: WebSocketDoor, *more: BaseRoute) -> Starlette:
-    """The app.
-
-    Args:
-        http, websocket: the doors.
-        more: routes of further doors, looked at first.
-    """
+def make_app(http: HttpDoor, websocket: WebSocketDoor, mcp: McpDoor, output: OutputDoor) -> Starlette:
+    """The app with its doors."""
     agent = "/agents/{agent}"
     routes: list[BaseRoute] = [
-        *more,
         WebSocketRoute(f"{agent}/ws", websocket.serve),
         Route(f"{agent}/tools", answering(http.tools), methods=["GET"]),
         Route(f"{agent}/tools/{{tool}}", answering(http.call), methods=["POST"]),
         Route(f"{agent}/messages", answering(http.messages), methods=["GET"]),
         Route(f"{agent}/entries", answering(http.entries), methods=["POST"]),
+        Route(f"{agent}/output", answering(output.take), methods=["POST"]),
+        Route(f"{agent}/mcp", answering(mcp.serve), methods=["GET", "POST", "DELETE"]),
         Route("/", _here, methods=["GET"]),
     ]
     return Starlette(routes=routes, exception_handlers={HTTPException: _other})
