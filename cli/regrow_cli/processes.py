@@ -25,6 +25,7 @@ class Row(Struct, kw_only=True, omit_defaults=True):
         lives.
         depth: below the first of its ancestors that is listed.
         stuck: why it is parked.
+        tags: by which it is found.
     """
 
     pid: str
@@ -41,6 +42,7 @@ class Row(Struct, kw_only=True, omit_defaults=True):
     error: str = ""
     depth: int = 0
     stuck: m.Stuck | None = None
+    tags: dict[str, str] = {}
 
 
 async def records(bus: Bus) -> AsyncIterator[m.ProcessRecord]:
@@ -113,7 +115,7 @@ def row_of(
     return Row(
         pid=record.pid, app=record.app, type=record.type, status=status, build=record.build, parent=record.parent,
         root=record.root or record.pid, name=record.name, incarnation=record.incarnation, started=record.started,
-        ended=record.ended, error=record.error, stuck=why,
+        ended=record.ended, error=record.error, stuck=why, tags=record.tags,
     )  # fmt: skip
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .. import settings
 from ..settings import Settings
+
+if TYPE_CHECKING:
+    from ..processes import Row
 
 
 def register(app: typer.Typer) -> None:
@@ -18,8 +21,11 @@ def register(app: typer.Typer) -> None:
 
 def cancel(
     context: typer.Context,
-    pid: Annotated[str, typer.Argument(metavar="PID|NAME", help="The process; a unique prefix of its pid will do.")],
+    pid: Annotated[str, typer.Argument(metavar="[PID|NAME]", help="The process; a unique prefix will do.")] = "",
     reason: Annotated[str, typer.Option("--reason", help="Why; it stands in the record.")] = "",
+    where: Annotated[str, typer.Option("--where", metavar="QUERY", help="All that it finds, in place of PID.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="With --where: do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="With --where: only show what it finds.")] = False,
     timeout: Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="To wait; 0: do not.")] = 10.0,
     app: Annotated[str, typer.Option("--app", help="Look only in this app.")] = "",
 ) -> None:
@@ -28,8 +34,36 @@ def cancel(
     \b
     regrow cancel p_01m7
     regrow cancel survey --reason "wrong folder"
+    regrow cancel --where 'type=worker and age>2h' --dry-run
     """
+    from ..bulk import check
+
+    check(pid, where)
+    if where:
+        asyncio.run(_cancel_all(settings.of(context), where, reason, app, yes=yes, dry_run=dry_run))
+        return
     asyncio.run(_cancel(settings.of(context), pid, reason, timeout, app))
+
+
+async def _cancel_all(chosen: Settings, where: str, reason: str, app: str, *, yes: bool, dry_run: bool) -> None:
+    from regrow.client import Client, RemoteProcess
+
+    from ..access import connected
+    from ..bulk import confirm, each, select
+    from ..processes import ENDS, STATUSES
+
+    living = [status for status in STATUSES if status not in ENDS]
+    async with connected(chosen) as bus:
+        found = await select(bus, where, app=app, statuses=living)
+        if not confirm(found, "Cancel", yes=yes, dry_run=dry_run):
+            return
+        client = Client(bus)
+
+        async def one(row: Row) -> str:
+            await RemoteProcess(client, row.app, row.pid).cancel(reason)
+            return "is told to end"
+
+        await each(found, one)
 
 
 async def _cancel(chosen: Settings, given: str, reason: str, timeout: float, app: str) -> None:

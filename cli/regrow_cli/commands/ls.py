@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .. import settings
 from ..settings import Settings
+
+if TYPE_CHECKING:
+    from ..where import Test
 
 
 def register(app: typer.Typer) -> None:
@@ -25,6 +28,9 @@ def ls(
         str,
         typer.Option("--status", help="Only these: running, no-host, stuck, done, …, with commas."),
     ] = "",
+    where: Annotated[
+        str, typer.Option("--where", metavar="QUERY", help="Only those that fit, as type=worker and tag.x=y.")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
 ) -> None:
     """List processes, children below their parents.
@@ -36,17 +42,20 @@ def ls(
     regrow ls
     regrow ls --all --app surveys
     regrow ls --status stuck,failed --json
+    regrow ls --all --where 'type=worker and tag.customer=acme and (status=failed or took>1h)'
     """
     from ..errors import UsageError
     from ..processes import STATUSES
+    from ..where import parse
 
+    fits = parse(where) if where else lambda _: True
     wanted = {each.strip() for each in status.split(",")} if status else set[str]()
     if unknown := wanted.difference(STATUSES):
         raise UsageError(f"There is no status {', '.join(sorted(unknown))}", hint=f"there are: {', '.join(STATUSES)}")
-    asyncio.run(_ls(settings.of(context), everything, app, wanted, as_json))
+    asyncio.run(_ls(settings.of(context), everything, app, wanted, fits, as_json))
 
 
-async def _ls(chosen: Settings, everything: bool, app: str, wanted: set[str], as_json: bool) -> None:
+async def _ls(chosen: Settings, everything: bool, app: str, wanted: set[str], fits: Test, as_json: bool) -> None:
     from ..access import connected
     from ..listing import duration, print_json, print_table
     from ..processes import ENDS, in_tree_order, rows
@@ -58,6 +67,7 @@ async def _ls(chosen: Settings, everything: bool, app: str, wanted: set[str], as
             row
             for row in found
             if (not app or row.app == app)
+            and fits(row)
             and (row.status in wanted if wanted else everything or row.status not in ENDS)
         ]
     )

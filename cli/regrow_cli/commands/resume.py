@@ -13,6 +13,8 @@ from ..settings import Settings
 if TYPE_CHECKING:
     from regrow_protocol.messages import EventRecord
 
+    from ..processes import Row
+
 
 def register(app: typer.Typer) -> None:
     """Add the command."""
@@ -21,7 +23,10 @@ def register(app: typer.Typer) -> None:
 
 def resume(
     context: typer.Context,
-    pid: Annotated[str, typer.Argument(metavar="PID|NAME", help="The process; a unique prefix of its pid will do.")],
+    pid: Annotated[str, typer.Argument(metavar="[PID|NAME]", help="The process; a unique prefix will do.")] = "",
+    where: Annotated[str, typer.Option("--where", metavar="QUERY", help="All that it finds, in place of PID.")] = "",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="With --where: do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="With --where: only show what it finds.")] = False,
     program: Annotated[str, typer.Option("--program", help="The program [the one it was started with].")] = "",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no events.")] = False,
     app: Annotated[str, typer.Option("--app", help="Look only in this app.")] = "",
@@ -30,17 +35,43 @@ def resume(
 
     If no host runs it, one is started for its program and the tree is followed to its end as by `regrow run`: result on
     standard output, Ctrl-C cancels. If the file has been changed since, the processes move to the new code. A stuck
-    process on a living host is taken up again there.
+    process on a living host is taken up again there, and so are, with --where, all stuck ones that the query finds.
 
     \b
     regrow resume p_01m7
     regrow resume p_01m7 --program fixed.py
+    regrow resume --where 'status=stuck and type=worker'
     """
+    from ..bulk import check
     from ..following import report
 
+    check(pid, where)
+    if where:
+        asyncio.run(_take_up(settings.of(context), where, app, yes=yes, dry_run=dry_run))
+        return
     record = asyncio.run(_resume(settings.of(context), pid, program, quiet, app))
     if record is not None:
         report(record)
+
+
+async def _take_up(chosen: Settings, where: str, app: str, *, yes: bool, dry_run: bool) -> None:
+    from regrow.client import Client
+    from regrow_protocol import messages as m
+
+    from ..access import connected
+    from ..bulk import confirm, each, select
+
+    async with connected(chosen) as bus:
+        found = await select(bus, where, app=app, statuses=["stuck"])
+        if not confirm(found, "Take up again", yes=yes, dry_run=dry_run):
+            return
+        client = Client(bus)
+
+        async def one(row: Row) -> str:
+            await client.send(row.app, row.pid, m.Resume())
+            return "is to be taken up again"
+
+        await each(found, one)
 
 
 async def _resume(chosen: Settings, given: str, program: str, quiet: bool, app: str) -> EventRecord | None:

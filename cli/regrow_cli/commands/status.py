@@ -68,6 +68,7 @@ def _show(found: Inspection) -> None:
     facts = [
         ("pid", row.pid),
         ("app", f"{row.app}, build {row.build}"),
+        ("tags", ", ".join(f"{name}={value}" for name, value in row.tags.items())),
         ("parent", row.parent or ""),
         ("program", found.program),
         ("started", f"{clock(row.started)}, {duration(now - row.started)} ago" if row.started else ""),

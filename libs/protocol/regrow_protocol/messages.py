@@ -161,6 +161,7 @@ class Start(Request, frozen=True, tag="start", omit_defaults=True, kw_only=True)
         machine: image of its `machine()`, where its spawn gave one.
         restart: when its end is not its last word but its parent's to decide: `permanent`, always; `transient`, when it
             failed; empty, never. Such an end is a `child` with `down`, and then comes `again` or `cancel`.
+        tags: on top of those of its type.
         forks: for a history that begins as a copy, whose it was.
         fold: version of the fold (`FOLD`) that this tree began with, so that an old history replays as it was.
     """
@@ -180,6 +181,7 @@ class Start(Request, frozen=True, tag="start", omit_defaults=True, kw_only=True)
     carry: Carry | None = None
     machine: Image | None = None
     restart: Literal["", "permanent", "transient"] = ""
+    tags: dict[str, str] = {}
     forks: list[Fork] = []
     fold: int = 0
 
@@ -208,6 +210,7 @@ class Carry(Struct, frozen=True, omit_defaults=True):
         open: inputs up to it that are unanswered: calls that waited for their endpoint, requests that came too early.
         failure: that it ended with.
         continued: it ended by `continue_as_new`.
+        tags: that it had.
     """
 
     events: int = 0
@@ -218,6 +221,7 @@ class Carry(Struct, frozen=True, omit_defaults=True):
     open: list[int] = []
     failure: Failure | None = None
     continued: bool = False
+    tags: dict[str, str] = {}
 
 
 class Call(Request, frozen=True, tag="call", omit_defaults=True, kw_only=True):
@@ -390,6 +394,7 @@ class ProcessMeta(Struct, frozen=True, omit_defaults=True):
     name: str = ""
     program: Program | None = None
     started: float = 0.0
+    tags: dict[str, str] = {}
 
 
 class Event(Message, frozen=True, tag="event", omit_defaults=True, kw_only=True):
@@ -627,6 +632,7 @@ class ProcessRecord(Struct, frozen=True, omit_defaults=True):
     started: float = 0.0
     ended: float = 0.0
     error: str = ""
+    tags: dict[str, str] = {}
 
 
 _encoder = msgspec.json.Encoder()

@@ -18,6 +18,7 @@ from .definition import ProcessType
 from .errors import ContinueAsNew, failure_of, sendable_text
 from .handle import ProcessHandle
 from .operations import StepPolicy
+from .options import checked_tags
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -203,6 +204,16 @@ def continue_as_new(*args: Any, **kwargs: Any) -> NoReturn:
 def history_length() -> int:
     """How many inputs this incarnation has had: what has to be folded to bring it back."""
     return int(scope.current().inputs_since_start)
+
+
+def set_tags(**tags: str | None) -> None:
+    """Set tags of this process, by which lists and queries find it; None takes one off.
+
+    Raises:
+        TypeError: a value is no text.
+    """
+    checked_tags({name: value for name, value in tags.items() if value is not None})
+    scope.current().set_tags(tags)
 
 
 def now() -> datetime:

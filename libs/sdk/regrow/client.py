@@ -153,11 +153,14 @@ class Client:
         program: m.Program | None = None,
         result_type: Any = Any,
         pid: str = "",
+        tags: dict[str, str] | None = None,
     ) -> RemoteProcess:
         """Start a root process; returns when its start is stored."""
         pid = pid or ids.new_id(ids.PROCESS)
         await self._know_build(app, build)
-        start = m.Start(type=type_, args=Raw(args), build=build, name=name, program=program, fold=m.FOLD)
+        start = m.Start(
+            type=type_, args=Raw(args), build=build, name=name, program=program, tags=tags or {}, fold=m.FOLD
+        )
         await self.send(app, pid, start, first=True)
         return RemoteProcess(self, app, pid, result_type)
 

@@ -5,46 +5,46 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from typing import Any, Generic, ParamSpec, TypeVar, Unpack, overload
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 from regrow_protocol import subjects
 from regrow_protocol.images import Image, encode_image
 
 from . import scope
 from .codec import Signature
 from .errors import ProgramError
-from .options import Options, ProcessOptions
+from .options import Options, ProcessOptions, checked_tags
 from .supervision.policy import DEFAULT_BACKOFF, Backoff, RestartPolicy, checked_policy
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_OF_SPAWN = ("machine", "restart", "backoff", "name")
+_OF_SPAWN = ("machine", "restart", "backoff", "name", "tags")
 """Keywords that are `spawn`'s own where the function has no such parameter."""
 
 REGISTRY: dict[str, list[ProcessType[Any, Any]]] = {}
 """Process types by name, in the order of their definition; several programs in one interpreter may share a name."""
 
 
-@dataclass(frozen=True)
-class Bound:
+class Bound(Struct, omit_defaults=True, kw_only=True):
     """What a `spawn` was given.
 
     Attributes:
         args: JSON object of the function's arguments.
-        image: of `machine=`.
+        machine: image of its `machine()`.
         restart: when the child is started again.
         backoff: how long that waits.
         name: under which the child is public; empty: by what its type says.
+        tags: on top of those of its type.
     """
 
     args: Raw
-    image: Image | None = None
+    machine: Image | None = None
     restart: RestartPolicy = "temporary"
     backoff: Backoff = DEFAULT_BACKOFF
     name: str = ""
+    tags: dict[str, str] = {}
 
 
 class ProcessType(Generic[P, R]):
@@ -84,18 +84,20 @@ class ProcessType(Generic[P, R]):
         """
         own = [name for name in _OF_SPAWN if name in kwargs and not self.signature.takes(name)]
         if not own:
-            return Bound(self.signature.encode(args, kwargs))
+            return Bound(args=self.signature.encode(args, kwargs))
         kwargs = dict(kwargs)
         given = {name: kwargs.pop(name) for name in own}
         if "machine" in given:
-            given["image"] = encode_image(given.pop("machine"))
+            given["machine"] = encode_image(given["machine"])
         if "restart" in given:
             checked_policy(given["restart"])
+        if "tags" in given:
+            given["tags"] = checked_tags(given["tags"])
         if "name" in given:
             if not isinstance(given["name"], str):
                 raise TypeError(f"the name of a process is a str, not {given['name']!r}")
             subjects.token(given["name"])
-        return Bound(self.signature.encode(args, kwargs), **given)
+        return Bound(args=self.signature.encode(args, kwargs), **given)
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         return self._run(args, kwargs)

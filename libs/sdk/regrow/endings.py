@@ -154,6 +154,7 @@ class Endings:
             open=[seq for _, seq in unanswered],
             failure=self._outcome()[2] if not restarts else None,
             continued=self._next_args is not None,
+            tags=process.tags,
         )
         process.send(
             process.pid,

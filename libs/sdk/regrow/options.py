@@ -30,6 +30,14 @@ class ProcessOptions(TypedDict, total=False):
     public: bool
 
 
+def checked_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """The tags themselves; raises TypeError where a name or value is no text."""
+    for name, value in tags.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"a tag is a text, not {value!r} ({name})")
+    return dict(tags)
+
+
 @dataclass(frozen=True)
 class Options:
     """Of a process type.
@@ -73,6 +81,7 @@ class Options:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive seconds, not {value!r}")
+        checked_tags(self.tags)
         for name in _COUNTS:
             value = getattr(self, name)
             if value is not None and value < 0:

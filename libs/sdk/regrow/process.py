@@ -122,6 +122,7 @@ class Process:
         self.events: list[m.EventRecord] = []
         self._events_before = 0
         self._watchers: dict[Ref, None] = {}
+        self.tags: dict[str, str] = {}
         self.relations = Relations(self)
         self.endpoints = endpoints.Endpoints(self)
         self.mailbox = Mailbox(self)
@@ -266,12 +267,17 @@ class Process:
 
     def _begin(self, start: m.Start) -> None:
         kind = "restarted" if start.incarnation else "started"
-        carried = start.carry.failure if start.carry is not None else None
-        data = to_raw(failure_data(carried, start.args)) if carried is not None else NULL
-        if start.carry is not None and start.carry.continued:
-            data = to_raw({"continued": True})
-        self.announce(kind, data, meta=self.meta())
         type_ = self.env.types.get(start.type)
+        data = NULL
+        if (carry := start.carry) is not None:
+            self.tags = dict(carry.tags)
+            if carry.continued:
+                data = to_raw({"continued": True})
+            elif carry.failure is not None:
+                data = to_raw(failure_data(carry.failure, start.args))
+        elif start.fold:
+            self.tags = {**(type_.options.tags if type_ is not None else {}), **start.tags}
+        self.announce(kind, data, meta=self.meta())
         if type_ is None:
             known = ", ".join(sorted(self.env.types)) or "none"
             failure = Failure(
@@ -402,6 +408,7 @@ class Process:
             name=self.public_name,
             program=start.program,
             started=self.started_at,
+            tags=self.tags,
         )
 
     @property
@@ -654,11 +661,11 @@ class Process:
         op = self.operation("spawn", type_.name, bound.args)
         pid = ids.derived_id(ids.PROCESS, f"{self.pid}.{self.incarnation}.{op.n}", self.clock)
         pending = Pending(op, self.loop.create_future(), type_.signature.result, pid)
-        if keeper is None and bound.restart != "temporary":
-            restart, keeper = bound.restart, Alone(self, bound.backoff)
-        self.relations.start_child(
-            pid, type_.name, bound.args, op, pending, bound.image, name=bound.name, restart=restart, keeper=keeper
-        )
+        if keeper is not None:
+            bound.restart = restart
+        elif bound.restart != "temporary":
+            keeper = Alone(self, bound.backoff)
+        self.relations.start_child(pid, type_.name, bound, op, pending, keeper=keeper)
         return ProcessHandle(pid)
 
     async def run_child(self, type_: ProcessType[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -731,6 +738,12 @@ class Process:
 
     def cancel(self, pid: str, reason: str = "") -> None:
         self.relations.cancel(pid, reason)
+
+    def set_tags(self, tags: dict[str, str | None]) -> None:
+        op = self.operation("tags", "", Raw(m.encode(tags)))
+        merged = {**self.tags, **tags}
+        self.tags = {name: value for name, value in merged.items() if value is not None}
+        self.announce("tagged", to_raw(self.tags), meta=self.meta(), n=op.n)
 
     def link(self, pid: str) -> None:
         self.links.link(pid)

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET, Raw
 from regrow_protocol import messages as m
-from regrow_protocol.images import Image
 from regrow_protocol.messages import Failure, Op, Ref
 
 from .commanding import Commands
+from .definition import Bound
 from .forking import FORKED, severed_record
 from .handle import EventFeed
 from .machines.keepsakes import Keepsakes
 from .operations import Child, Output
 from .outcomes import last_failure
-from .supervision.policy import Keeper, RestartPolicy
+from .supervision.policy import Keeper
 
 if TYPE_CHECKING:
     from .process import Process
@@ -71,23 +71,22 @@ class Relations:
         self,
         pid: str,
         type_name: str,
-        raw: Raw,
+        bound: Bound,
         op: Op,
         pending: Any,
-        image: Image | None = None,
         *,
-        name: str = "",
-        restart: RestartPolicy = "temporary",
         keeper: Keeper | None = None,
     ) -> Child:
         """Start a child; `keeper` decides what becomes of one that goes down."""
         process = self._process
         assert process.start is not None
-        child = self.children[pid] = self.open[op.n] = self._uncancelled[op.n] = Child(pid, op, pending, type_name, raw)
+        child = self.children[pid] = self.open[op.n] = self._uncancelled[op.n] = Child(
+            pid, op, pending, type_name, bound.args
+        )
         start = m.Start(
-            type=type_name, args=raw, build=process.build, parent=self._by(op),
-            root=process.start.root or process.pid, op=op, name=name, machine=image,
-            restart="" if restart == "temporary" else restart, fold=process.start.fold,
+            type=type_name, args=bound.args, build=process.build, parent=self._by(op),
+            root=process.start.root or process.pid, op=op, name=bound.name, machine=bound.machine,
+            restart="" if bound.restart == "temporary" else bound.restart, tags=bound.tags, fold=process.start.fold,
         )  # fmt: skip
         child.keeper = keeper
         output = self._fresh[pid] = Output("inbox", pid, start, op.n)

@@ -15,27 +15,22 @@ import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 from regrow_protocol import messages as m
 from regrow_protocol.agents import Tool
-from regrow_protocol.images import Image
 from regrow_protocol.messages import Failure
 
 from .codec import NULL
+from .definition import Bound
 from .errors import failure_of
-from .supervision.policy import DEFAULT_BACKOFF, Alone, Backoff, RestartPolicy
+from .supervision.policy import Alone
 
 if TYPE_CHECKING:
     from .process import Process
 
 
-class Spawn(Struct, omit_defaults=True):
+class Spawn(Bound, omit_defaults=True, kw_only=True):
     """Act `spawn`."""
 
     pid: str
     type: str
-    args: Raw
-    machine: Image | None = None
-    restart: RestartPolicy = "temporary"
-    backoff: Backoff = DEFAULT_BACKOFF
-    name: str = ""
 
 
 class CommandAct(Struct, omit_defaults=True):
@@ -279,6 +274,9 @@ class RestartBody:
     def _unlink(self, act: m.Act) -> None:
         self._process.links.unlink(_target(act).name)
 
+    def _tags(self, act: m.Act) -> None:
+        self._process.set_tags(msgspec.json.decode(act.data, type=dict[str, str | None]))
+
     def _signal(self, act: m.Act) -> None:
         signal = msgspec.json.decode(act.data, type=SignalAct)
         self._process.relations.signal(signal.pid, signal.name, signal.data)
@@ -302,10 +300,7 @@ class RestartBody:
         spawn = msgspec.json.decode(act.data, type=Spawn)
         op = process.operation("spawn", spawn.type, spawn.args)
         keeper = Alone(process, spawn.backoff) if spawn.restart != "temporary" else None
-        process.relations.start_child(
-            spawn.pid, spawn.type, spawn.args, op, _Remote(self, act.m), spawn.machine,
-            name=spawn.name, restart=spawn.restart, keeper=keeper,
-        )  # fmt: skip
+        process.relations.start_child(spawn.pid, spawn.type, spawn, op, _Remote(self, act.m), keeper=keeper)
 
     def _decide(self, act: m.Act) -> None:
         """Acts that end the process, or the body."""
@@ -335,6 +330,7 @@ _ACTS: dict[str, Callable[[RestartBody, m.Act], None]] = {
     "expose": RestartBody._expose,
     "turn": RestartBody._turn,
     "answer": RestartBody._answer,
+    "tags": RestartBody._tags,
     "signal": RestartBody._signal,
     "receive": RestartBody._receive,
     "leave": RestartBody._leave,

@@ -32,7 +32,7 @@ from .records import ENDS, RUNNING, fold, read_record, tells
 
 BUCKET = "regrow_processes"
 CONSUMER = "supervisor-projection"
-FILTERS = [subjects.events_of(type_=type_) for type_ in ("started", "restarted", *sorted(ENDS))]
+FILTERS = [subjects.events_of(type_=type_) for type_ in ("started", "restarted", "tagged", *sorted(ENDS))]
 
 BATCH = 1000
 GATHER = 0.1

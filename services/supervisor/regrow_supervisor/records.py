@@ -64,6 +64,7 @@ def _apply(record: ProcessRecord | None, app: str, seq: int, event: EventRecord)
         incarnation=incarnation,
         started=meta.started or event.time,
         ended=event.time if ended else 0.0,
+        tags=meta.tags,
         error=_error_text(event) if ended and event.type == "failed" else "",
     )
 
@@ -77,6 +78,7 @@ def _meta_of(record: ProcessRecord) -> ProcessMeta:
         name=record.name,
         program=record.program,
         started=record.started,
+        tags=record.tags,
     )
 
 

@@ -89,7 +89,7 @@ def lose(world: World, pid: str, incarnation: int = 0) -> None:
 def test_a_body_lives_through_its_acts(world: World, body: Body) -> None:
     """What it asks for is done by the fold, and the answers are handed to it by the number of its act."""
     body.act("emit", EmitAct("hello", Raw(b"1")))
-    child = body.act("spawn", Spawn("p_child", "slow_child", to_raw({"seconds": 5.0})))
+    child = body.act("spawn", Spawn(pid="p_child", type="slow_child", args=to_raw({"seconds": 5.0})))
     watch = body.act("watch", Target("p_child"))
     body.act("expose", Target("ask"))
     body.act("turn")
@@ -138,7 +138,7 @@ def test_calls_wait_for_the_first_turn(world: World, body: Body) -> None:
 
 def test_cancelling_it(world: World, body: Body) -> None:
     """The body is told; the outcome is cancelled whatever it does then; its children end first."""
-    body.act("spawn", Spawn("p_child", "slow_child", to_raw({"seconds": 1e6})))
+    body.act("spawn", Spawn(pid="p_child", type="slow_child", args=to_raw({"seconds": 1e6})))
     world.cancel(body.pid, "enough")
     world.settle(timers=False)
     assert ("cancel", 0, None) in body.deliveries()
@@ -162,7 +162,7 @@ def test_a_lost_host(world: World, body: Body) -> None:
     """The next incarnation begins on the same pid, with numbered events, when the children of the last have ended."""
     body.act("expose", Target("ask"))
     body.act("turn")
-    body.act("spawn", Spawn("p_child", "slow_child", to_raw({"seconds": 1e6})))
+    body.act("spawn", Spawn(pid="p_child", type="slow_child", args=to_raw({"seconds": 1e6})))
     under_way = world.call(body.pid, "ask", k=1)
     world.settle(timers=False)
     world.send(body.pid, m.HostLost(incarnation=0, host="h_1"))
@@ -233,7 +233,7 @@ def test_activation_from_the_last_start(world: World, body: Body) -> None:
     sender = Ref("p_sender", 0, 1)
     for k in (1, 2):
         world.send(pid, m.Call(endpoint="ask", args=to_raw({}), by=sender, op=m.Op(k, "call", "ask", "", ""), k=k))
-    body.act("spawn", Spawn("p_child", "slow_child", to_raw({"seconds": 1e6})))
+    body.act("spawn", Spawn(pid="p_child", type="slow_child", args=to_raw({"seconds": 1e6})))
     early = m.Call(endpoint="ask", args=to_raw({}), by=Ref("p_early", 0, 1), op=m.Op(2, "call", "ask", "", ""), k=2)
     world.send(pid, early)
     client = world.call(pid, "ask", client="c_9", k=1)

@@ -261,9 +261,7 @@ class BodyScope:
     def spawn(self, type_: ProcessType[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> ProcessHandle:
         bound = type_.bind(args, kwargs)
         pid = ids.derived_id(ids.PROCESS, f"{self.pid}.{self.incarnation}.b{self._m + 1}", self.clock)
-        number = self._act(
-            "spawn", restart.Spawn(pid, type_.name, bound.args, bound.image, bound.restart, bound.backoff, bound.name)
-        )
+        number = self._act("spawn", restart.Spawn(pid=pid, type=type_.name, **msgspec.structs.asdict(bound)))
         pending = self._expect(number, "spawn", type_.name, type_.signature.result, pid)
         self._children[pid] = (pending, number)
         return ProcessHandle(pid)
@@ -310,6 +308,9 @@ class BodyScope:
     @property
     def snapshot_on_failure(self) -> bool:
         return self.type.options.snapshot_on_failure
+
+    def set_tags(self, tags: dict[str, str | None]) -> None:
+        self._act("tags", Raw(m.encode(tags)))
 
     def link(self, pid: str) -> None:
         self._act("link", restart.Target(pid))
