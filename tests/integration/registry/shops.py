@@ -12,7 +12,16 @@ from nats.errors import NoRespondersError
 from regrow import agent_process, done, expose, fail, spawn, wait
 from regrow_protocol import messages
 from regrow_protocol.bus import Bus
-from regrow_protocol.endpoints import BUCKET, CallRecord, EndpointsRecord, PublicName, name_key, process_key
+from regrow_protocol.endpoints import (
+    BUCKET,
+    CallRecord,
+    EndpointsRecord,
+    PublicName,
+    name_key,
+    process_key,
+    registry_subject,
+)
+from regrow_protocol.streams import COMMANDS
 
 
 @agent_process
@@ -133,3 +142,12 @@ async def calls(bus: Bus, pid: str) -> dict[str, CallRecord]:
     found = await bus.history("REGROW_CALLS", f"regrow.called.*.{pid}.*")
     read = [messages.decode(each.data, CallRecord) for each in found]
     return {each.id: each for each in read}
+
+
+async def all_handled(bus: Bus, app: str) -> None:
+    """Wait until no command of an app to the registry is left."""
+
+    async def none_left() -> bool:
+        return not await bus.subjects(COMMANDS, registry_subject(app))
+
+    await eventually(none_left, "the commands")
