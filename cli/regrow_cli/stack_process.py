@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import importlib.util
 import os
 import shutil
 import signal
@@ -62,7 +63,13 @@ def default_services(place: DataDir) -> list[ChildSpec]:
             "machine-manager", _module("regrow_machine_manager"), {"REGROW_MACHINES_FOLDER": str(place.machines)}
         ),
         ChildSpec("registry", _module("regrow_registry")),
+        *([ChildSpec("agent-gateway", _module("regrow_agent_gateway"))] if _has_gateway() else []),
     ]
+
+
+def _has_gateway() -> bool:
+    """Whether what the agent-gateway needs is installed (`regrow[gateway]`)."""
+    return all(importlib.util.find_spec(name) is not None for name in ("mcp", "starlette", "uvicorn", "websockets"))
 
 
 def _module(name: str) -> tuple[str, ...]:

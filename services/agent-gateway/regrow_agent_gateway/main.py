@@ -29,7 +29,7 @@ from .desk import Desk
 from .doors import server
 from .doors.app import make_app
 from .doors.http import HttpDoor
-from .doors.mcp import McpDoor
+from .doors.mcp_on_demand import McpOnDemand
 from .doors.output import OutputDoor
 from .doors.server import DoorServer
 from .doors.websocket import WebSocketDoor
@@ -105,7 +105,7 @@ class Gateway:
         handling = Handling(here, ending)
         http = HttpDoor(here, desk, mail)
         websocket = WebSocketDoor(here, desk, mail, lambda connection: doors.abort(connection))
-        mcp = McpDoor(here, desk)
+        mcp = McpOnDemand(here, desk)
         app = make_app(http, websocket, mcp, OutputDoor(here, desk))
         doors = DoorServer(here.settings, app, listening, max(here.settings.stop_deadline - LAST, 1.0))
         always = {"mail": mail.run(), "results": here.results.run(), "mcp": mcp.run()}

@@ -12,12 +12,12 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from ..errors import InvalidRequest
 from .answering import answering, json
 from .http import HttpDoor
-from .mcp import McpDoor
+from .mcp_on_demand import McpOnDemand
 from .output import OutputDoor
 from .websocket import WebSocketDoor
 
 
-def make_app(http: HttpDoor, websocket: WebSocketDoor, mcp: McpDoor, output: OutputDoor) -> Starlette:
+def make_app(http: HttpDoor, websocket: WebSocketDoor, mcp: McpOnDemand, output: OutputDoor) -> Starlette:
     """The app with its doors."""
     agent = "/agents/{agent}"
     routes: list[BaseRoute] = [

@@ -13,6 +13,8 @@ one are answered all the same.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 from uuid import uuid4
 
@@ -47,7 +49,7 @@ from .mcp_streams import RETRY_MS, Streams, event_id
 
 
 class McpDoor:
-    """Of one gateway; `run` must run while it serves."""
+    """Of one gateway; it serves within `open`."""
 
     def __init__(self, context: Context, desk: Desk) -> None:
         self._here = context
@@ -59,10 +61,11 @@ class McpDoor:
             self._server, stateless=True, max_request_body_size=context.settings.gateway_max_body
         )
 
-    async def run(self) -> None:
-        """For ever; may be cancelled at any moment."""
+    @asynccontextmanager
+    async def open(self) -> AsyncGenerator[None]:
+        """Serve until the block is left."""
         async with self._modern.run():
-            await asyncio.Event().wait()
+            yield
 
     async def serve(self, request: Request) -> Response:
         """Any request of a client."""
