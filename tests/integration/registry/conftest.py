@@ -16,7 +16,7 @@ from regrow_protocol.ids import new_id
 @pytest.fixture(scope="package")
 def registries(nats_url: str) -> Iterator[list[Registry]]:
     """Two replicas; a test that kills one starts it again."""
-    made = [Registry(nats_url, env={"REGROW_REGISTRY_SWEEP": "0.5"}) for _ in range(2)]
+    made = [Registry(nats_url, env={"REGROW_REGISTRY_SWEEP": "0.5", "REGROW_AGENT_HEARTBEAT": "1"}) for _ in range(2)]
     try:
         for registry in made:
             registry.start()

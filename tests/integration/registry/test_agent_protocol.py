@@ -1,0 +1,233 @@
+"""Running agents in the Synadia Agent Protocol: found, prompted and watched by a client that knows only that."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from msgspec import Raw
+from nats.aio.client import Client as NatsClient
+from nats.aio.msg import Msg
+from regrow.testing import Runtime
+from regrow.testing.gateways import Gateway
+from regrow.testing.registries import Registry
+from regrow_protocol import messages
+from regrow_protocol.agents import Enrol, Enrolled, agent_subject, enrol_subject
+from regrow_protocol.bus import Bus
+from regrow_protocol.ids import new_id
+from regrow_protocol.machines import Nothing
+from regrow_protocol.messages import Command, Ref, Reply
+from regrow_protocol.streams import COMMANDS, REPLIES
+from shops import eventually, shop
+
+
+@pytest.fixture(scope="module")
+def gateway(nats_url: str) -> Iterator[Gateway]:
+    made = Gateway(nats_url)
+    made.start()
+    yield made
+    made.close()
+
+
+class Harness:
+    """An agent that is nothing but HTTP requests: it says each message back, word by word, in a turn."""
+
+    def __init__(self, enrolled: Enrolled) -> None:
+        self.id = enrolled.id
+        self._enrolled = enrolled
+        self._after = 0
+
+    async def ask(self, path: str, body: Any = None) -> Any:
+        return await asyncio.to_thread(self._ask, path, body)
+
+    def _ask(self, path: str, body: Any) -> Any:
+        request = urllib.request.Request(
+            self._enrolled.url + path,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={
+                "Authorization": f"Bearer {self._enrolled.token}",
+                "Content-Type": "application/json",
+                "Regrow-Session": "1",
+            },
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return json.loads(answer.read())
+
+    async def tell(self, type_: str, **data: Any) -> None:
+        await self.ask("/entries", {"type": type_, "data": data})
+
+    async def message(self) -> str:
+        """The next message to it."""
+        while True:
+            found = (await self.ask(f"/messages?after={self._after}&wait=1"))["messages"]
+            if found:
+                self._after = found[0]["seq"]
+                return found[0]["text"]
+
+    async def work(self) -> None:
+        while True:
+            text = await self.message()
+            await self.tell("turn", state="started")
+            for word in text.split():
+                await self.tell("text", text=word)
+            await self.tell("turn", state="ended")
+
+
+async def _command(bus: Bus, subject: str, command: Command) -> Any:
+    await bus.publish(COMMANDS, subject, messages.encode(command), command.id)
+
+    async def stored() -> Any:
+        return await bus.last(REPLIES, command.reply)
+
+    reply = messages.decode((await eventually(stored, "its answer")).data, Reply)
+    assert reply.error is None, reply.error
+    return reply.value
+
+
+@asynccontextmanager
+async def working(harness: Harness) -> AsyncIterator[None]:
+    task = asyncio.ensure_future(harness.work())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+@pytest_asyncio.fixture
+async def harness(rt: Runtime, bus: Bus, gateway: Gateway) -> Harness:
+    """An agent of a living process, that has come."""
+    process = await rt.start(shop)
+    id_ = new_id("x")
+    enrol = Enrol(name="echo", harness="none", model="parrot")
+    command = Command(
+        id=f"{process.pid}.0.1", app=rt.app, name="enrol", args=Raw(messages.encode(enrol)),
+        reply=f"regrow.reply.{id_}.1", by=Ref(process.pid, 0, 1),
+    )  # fmt: skip
+    made = Harness(messages.decode(await _command(bus, enrol_subject(rt.app), command), Enrolled))
+    await made.ask("/tools")  # it has come
+    return made
+
+
+async def _info(outside: NatsClient, harness: Harness) -> dict[str, Any]:
+    async def ask() -> Any:
+        inbox = outside.new_inbox()
+        answers = await outside.subscribe(inbox)
+        await outside.publish("$SRV.INFO.agents", b"", reply=inbox)
+        try:
+            while True:
+                info = json.loads((await answers.next_msg(timeout=0.5)).data)
+                if info["metadata"]["session"] == harness.id:
+                    return info
+        except TimeoutError:
+            return None
+        finally:
+            await answers.unsubscribe()
+
+    return await eventually(ask, "the agent")
+
+
+async def _prompt(outside: NatsClient, subject: str, body: bytes) -> list[Msg]:
+    """All that comes until the empty message."""
+    inbox = outside.new_inbox()
+    answers = await outside.subscribe(inbox)
+    await outside.publish(subject, body, reply=inbox)
+    found: list[Msg] = []
+    while not found or found[-1].data or found[-1].headers:
+        found.append(await answers.next_msg(timeout=20))
+    await answers.unsubscribe()
+    return found[:-1]
+
+
+def _subjects(info: dict[str, Any]) -> dict[str, str]:
+    assert {each["queue_group"] for each in info["endpoints"]} == {"agents"}
+    return {each["name"]: each["subject"] for each in info["endpoints"]}
+
+
+async def test_discovery_status_and_heartbeat(
+    rt: Runtime, outside: NatsClient, bus: Bus, harness: Harness, registries: list[Registry]
+) -> None:
+    """As the protocol's checklist has it; who is gone is found no more."""
+    info = await _info(outside, harness)
+    assert info["name"] == "agents"
+    known = {"agent": "none", "owner": rt.app, "session": harness.id, "protocol_version": "0.3"}
+    assert known.items() <= info["metadata"].items()
+    subjects = _subjects(info)
+    assert subjects["prompt"] == f"agents.prompt.none.{rt.app}.{harness.id}"
+    (prompt,) = [each for each in info["endpoints"] if each["name"] == "prompt"]
+    assert prompt["metadata"] == {"max_payload": "1024KB", "attachments_ok": "false"}
+    beats = await outside.subscribe(f"agents.hb.none.{rt.app}.{harness.id}")
+    status = json.loads((await outside.request(subjects["status"], b"", timeout=5)).data)
+    assert {key: status[key] for key in ("agent", "owner", "session")} == {
+        "agent": "none", "owner": rt.app, "session": harness.id,
+    }  # fmt: skip
+    assert status["interval_s"] == 1
+    beat = json.loads((await beats.next_msg(timeout=10)).data)
+    assert beat.keys() == status.keys()
+    stop = Command(id=new_id("x"), app=rt.app, name="stop", args=Raw(messages.encode(Nothing())))
+    stop = Command(id=stop.id, app=rt.app, name="stop", args=stop.args, reply=f"regrow.reply.{stop.id}.1")
+    await _command(bus, agent_subject(rt.app, harness.id), stop)
+
+    async def gone() -> bool:
+        try:
+            await outside.request(subjects["status"], b"", timeout=1)
+        except Exception as error:  # noqa: BLE001 - no responders, or nobody any more
+            return type(error).__name__ == "NoRespondersError"
+        return False
+
+    await eventually(gone, "its end")
+
+
+async def test_a_prompt_and_its_answer(outside: NatsClient, harness: Harness) -> None:
+    """`ack` first, then what it says, an empty message last; as text and as envelope."""
+    subject = _subjects(await _info(outside, harness))["prompt"]
+    async with working(harness):
+        for body in (b"one two three", b' {"prompt": "one two three", "later": true, "attachments": []}'):
+            chunks = [json.loads(each.data) for each in await _prompt(outside, subject, body)]
+            assert chunks[0] == {"type": "status", "data": "ack"}
+            assert chunks[1:] == [{"type": "response", "data": word} for word in ("one", "two", "three")]
+
+
+async def test_a_prompt_to_a_busy_agent(outside: NatsClient, harness: Harness) -> None:
+    """What it says in the turn that is under way, and in the one that takes the message, is the answer."""
+    subject = _subjects(await _info(outside, harness))["prompt"]
+    await harness.tell("turn", state="started")
+    await harness.tell("text", text="before")
+    asking = asyncio.ensure_future(_prompt(outside, subject, b"hello"))
+    assert await harness.message() == "hello"
+    await harness.tell("text", text="still busy")
+    await harness.tell("turn", state="ended")
+    await harness.tell("turn", state="started")
+    await harness.tell("text", text="hello yourself")
+    await harness.tell("turn", state="ended")
+    chunks = [json.loads(each.data)["data"] for each in await asking]
+    assert chunks == ["ack", "still busy", "hello yourself"]
+
+
+MALFORMED = [
+    b"",
+    b"\xff",
+    b"{}",
+    b'{"prompt": ""}',
+    b'{"prompt": 7}',
+    b'{"prompt": "x"',
+    b'{"prompt": "x", "attachments": [{"filename": "a", "content": "YQ=="}]}',
+    b'{"prompt": "x", "attachments": 5}',
+]
+
+
+async def test_malformed_prompts(outside: NatsClient, harness: Harness) -> None:
+    """400 in the headers, a JSON body, then the empty message; the agent hears nothing of it."""
+    subject = _subjects(await _info(outside, harness))["prompt"]
+    for body in MALFORMED:
+        (refused,) = await _prompt(outside, subject, body)
+        assert refused.headers is not None
+        assert refused.headers["Nats-Service-Error-Code"] == "400"
+        assert json.loads(refused.data).keys() == {"error", "message"}
+    assert (await harness.ask("/messages?after=0"))["messages"] == []
