@@ -79,12 +79,17 @@ def test_records_are_as_shown(key: str, type_: type[Struct]) -> None:
 
 def test_settings_are_all_documented() -> None:
     """Every variable that the code reads stands in the reference, and no other."""
+    from regrow_agent_gateway.settings import GatewaySettings
     from regrow_machine_manager.settings import ManagerSettings
     from regrow_registry.settings import RegistrySettings
     from regrow_service.settings import table
     from regrow_supervisor.settings import SupervisorSettings
 
-    read = {name for type_ in (SupervisorSettings, ManagerSettings, RegistrySettings) for name, _, _ in table(type_)}
+    read = {
+        name
+        for type_ in (SupervisorSettings, ManagerSettings, RegistrySettings, GatewaySettings)
+        for name, _, _ in table(type_)
+    }
     for path in [p for part in ("libs", "services", "cli") for p in (ROOT / part).rglob("*.py")]:
         read |= set(re.findall(r"""["'](REGROW_[A-Z_]+)["']""", path.read_text()))
     read |= set(re.findall(r"@(REGROW_[A-Z_]+)=", (ROOT / "Makefile").read_text()))

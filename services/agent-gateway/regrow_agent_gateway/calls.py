@@ -16,10 +16,13 @@ import msgspec
 from msgspec import Raw, Struct
 from regrow_protocol import messages
 from regrow_protocol.agents import AgentRecord, Entry, Outcome, answer_subject, call_key
+from regrow_protocol.endpoints import CallRecord, call_record_subject
 from regrow_protocol.errors import StorageFull, Unreachable, WrongRevision
 from regrow_protocol.messages import Failure, ToolCall
+from regrow_protocol.streams import CALLS as STREAM
 from regrow_service.answers import failure
 from regrow_service.logs import get_logger
+from regrow_service.rates import Rates
 from regrow_service.service import until
 
 from .context import Context
@@ -41,6 +44,7 @@ class Target(Struct, frozen=True, omit_defaults=True, kw_only=True):
     Attributes:
         endpoint: of the process `pid`; empty for what the gateway does itself.
         grant: id of the grant that allows it, of what was attached.
+        rate: calls per minute that it allows in all; 0: any number.
     """
 
     tool: str
@@ -48,6 +52,7 @@ class Target(Struct, frozen=True, omit_defaults=True, kw_only=True):
     endpoint: str = ""
     pid: str = ""
     grant: str = ""
+    rate: float = 0.0
 
 
 _Answered = tuple[Outcome | None, str]
@@ -62,11 +67,14 @@ class Calls:
 
     Args:
         here: carries out the tools of the gateway itself.
+        alive: called with an agent whose call waits.
     """
 
-    def __init__(self, context: Context, here: Here) -> None:
+    def __init__(self, context: Context, here: Here, alive: Callable[[AgentRecord], None]) -> None:
         self._here = context
         self._own = here
+        self._alive = alive
+        self._rates = Rates(context.bus)
         self._under_way: dict[str, int] = {}
         self._log = get_logger("calls")
 
@@ -120,6 +128,7 @@ class Calls:
     ) -> _Answered:
         here = self._here
         number = int(session) if session.isdecimal() and len(session) < 10 else agent.session
+        self._alive(agent)
         with here.results.expect(agent.app, agent.id, key) as answered:
             made = entry("call", f"{key}.call", target, session=number, call=key)
             stored = await here.conversations.add(agent, made)
@@ -128,6 +137,8 @@ class Calls:
                 if known is not None:
                     return outcome_of(known), "repeated"
                 target = await self._recorded(agent, key) or target
+            elif seconds := await self._rates.take(f"grant.{target.grant}", target.rate):
+                return await self._refuse(agent, key, target, seconds), "refused"
             return await self._carry_out(agent, key, target, answered, on_wait)
 
     async def _again(self, agent: AgentRecord, key: str, on_wait: OnWait | None) -> _Answered:
@@ -149,12 +160,38 @@ class Calls:
         answered: asyncio.Future[Entry],
         on_wait: OnWait | None,
     ) -> _Answered:
+        started = time.time()
         if target.pid:
             await self._send(agent, key, target)
         else:
             self._here.background(self._serve(agent, key, target), f"tool {target.tool}")
-        answer = outcome_of(await self._answer(answered, on_wait))
+        answer = outcome_of(await self._answer(agent, answered, on_wait))
+        if target.grant:
+            self._note(agent, key, target, answer, started)
         return answer, "failed" if answer.error is not None else "answered"
+
+    async def _refuse(self, agent: AgentRecord, key: str, target: Target, seconds: float) -> Outcome:
+        """Answer a call that is more than was granted."""
+        what = f"{target.tool} may be called {target.rate:g} times a minute; call it again in {seconds:.1f} s"
+        outcome = Outcome(error=Failure("TooMany", what, TooMany.code))
+        await self._here.conversations.add(agent, entry("result", f"{key}.result", outcome, call=key))
+        return outcome
+
+    def _note(self, agent: AgentRecord, key: str, target: Target, outcome: Outcome, started: float) -> None:
+        """Record a call of what was attached, never its content."""
+        record = CallRecord(
+            id=key,
+            app=agent.app,
+            pid=target.pid,
+            endpoint=target.endpoint,
+            caller=agent.id,
+            started=started,
+            duration=time.time() - started,
+            size=len(bytes(outcome.value)) if isinstance(outcome.value, Raw) else 0,
+            error=outcome.error,
+        )
+        subject = call_record_subject(agent.app, target.pid, target.endpoint)
+        self._here.bus.publish_soon(STREAM, subject, messages.encode(record), f"{agent.id}.{key}.called")
 
     async def _recorded(self, agent: AgentRecord, key: str) -> Target | None:
         """A call as it was made the first time."""
@@ -195,12 +232,14 @@ class Calls:
             self._log.info("a tool of the gateway failed", tool=target.tool, agent=agent.id, reason=str(error))
             return Outcome(error=failure(error))
 
-    async def _answer(self, answered: asyncio.Future[Entry], on_wait: OnWait | None) -> Entry:
+    async def _answer(self, agent: AgentRecord, answered: asyncio.Future[Entry], on_wait: OnWait | None) -> Entry:
         begun = time.monotonic()
         while True:
             done, _ = await asyncio.wait([answered], timeout=min(WAIT_TICK, self._here.settings.gateway_heartbeat))
             if done:
+                self._alive(agent)
                 return answered.result()
+            self._alive(agent)
             if on_wait is not None:
                 await on_wait(time.monotonic() - begun)
 

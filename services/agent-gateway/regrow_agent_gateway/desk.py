@@ -11,10 +11,11 @@ from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 from msgspec import Raw
 from msgspec.structs import replace
 from regrow_protocol import messages
-from regrow_protocol.agents import AgentRecord, Outcome, Tool, tool_endpoint
+from regrow_protocol.agents import ENTRIES, AgentRecord, Outcome, Tool, call_key, tool_endpoint
 from regrow_protocol.errors import RegrowError
 from regrow_protocol.ids import new_id
 from regrow_service import validation
@@ -24,21 +25,27 @@ from . import news, tokens
 from .calls import Calls, OnWait, Target
 from .context import Context
 from .conversations import Stored, entry
-from .errors import AgentEnded, InvalidArguments, SessionOver, ToolNotFound, Unauthorized
+from .errors import AgentEnded, InvalidArguments, InvalidRequest, SessionOver, ToolNotFound, Unauthorized
+from .grants import Grants
+from .links import Links
 from .measures import REFUSED
 from .records import ENDED
+from .stalls import Stalls
+from .usage import Sums
 
 TOLD = frozenset({"text", "turn", "usage", "note"})
 """Entries that a harness may write."""
 REMEMBERED = 100_000
+_NONE = Raw(b"{}")
 
 
 class Desk:
     """Of one gateway."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, grants: Grants, links: Links, stalls: Stalls, sums: Sums) -> None:
         self._here = context
-        self._calls = Calls(context, self._own)
+        self._grants, self._links, self._stalls, self._sums = grants, links, stalls, sums
+        self._calls = Calls(context, links.call, stalls.heard)
         self._seen: dict[tuple[str, int], None] = {}
         self._changes: dict[str, set[asyncio.Event]] = {}
         self._log = get_logger("desk")
@@ -68,8 +75,11 @@ class Desk:
         self._log.warning("refused", agent=id_[:64], code=error.code, reason=error.message)
         return error
 
-    async def seen(self, agent: AgentRecord, session: int) -> None:
+    async def seen(self, agent: AgentRecord, session: int) -> AgentRecord:
         """The harness is there: its first word in a session makes it `registered`, and its owner hears of that.
+
+        Returns:
+            The agent as it is in that session.
 
         Raises:
             SessionOver: it was started again since, or was never started so often.
@@ -82,7 +92,7 @@ class Desk:
                 what = f"Session {session} of the agent {agent.id} is over: it is in session {agent.session}"
                 raise self.refused(agent.id, SessionOver(what, hint="end; the harness was started again"))
         if (agent.id, agent.session) in self._seen:
-            return
+            return agent
         here, number = self._here, agent.session
         registered = entry("registered", str(number), {"session": number}, session=number)
         await here.conversations.add(agent, registered)
@@ -91,10 +101,12 @@ class Desk:
         def running(now: AgentRecord) -> AgentRecord | None:
             return replace(now, state="running") if now.session == number and now.state != ENDED else None
 
-        await here.records.change(agent.id, running)
+        now, _ = await here.records.change(agent.id, running)
+        self._stalls.heard(agent)
         self._seen[agent.id, number] = None
         if len(self._seen) > REMEMBERED:
             del self._seen[next(iter(self._seen))]
+        return now or agent
 
     def still(self, agent: AgentRecord) -> AgentRecord:
         """The agent as it is now.
@@ -135,15 +147,21 @@ class Desk:
             event.set()
 
     def _reach(self, agent: AgentRecord) -> dict[str, tuple[Tool, Target]]:
-        return {
-            tool.name: (
-                tool,
-                Target(
-                    tool=tool.name, args=Raw(b"{}"), endpoint=tool_endpoint(agent.id, tool.name), pid=agent.owner.pid
-                ),
+        """By name, what the agent may call and where that goes: of two with one name its own comes first, then what was
+        attached.
+        """
+        found: dict[str, tuple[Tool, Target]] = {}
+        for tool in agent.tools:
+            endpoint = tool_endpoint(agent.id, tool.name)
+            found[tool.name] = tool, Target(tool=tool.name, args=_NONE, endpoint=endpoint, pid=agent.owner.pid)
+        for tool, endpoint, grant in self._grants.of(agent):
+            target = Target(
+                tool=tool.name, args=_NONE, endpoint=endpoint, pid=grant.pid, grant=grant.id, rate=grant.rate
             )
-            for tool in agent.tools
-        }
+            found.setdefault(tool.name, (tool, target))
+        for tool, target in self._links.tools(agent):
+            found.setdefault(tool.name, (tool, target))
+        return found
 
     # calls and entries ------------------------------------------------------------------------------------------------
 
@@ -174,17 +192,27 @@ class Desk:
             Unreachable: the store does not answer; the same call may be made again.
         """
         agent = self._here.records.live(agent.id) or agent
+        try:
+            target = self._target(agent, tool, args)
+        except (ToolNotFound, InvalidArguments) as error:
+            # what was called while it could be is answered as it was
+            known = await self._calls.again(agent, call_key(session, call), on_wait)
+            if known is None:
+                raise self.refused(agent.id, error) from None
+            return known
+        return await self._calls.call(agent, session, call, target, on_wait)
+
+    def _target(self, agent: AgentRecord, tool: str, args: Mapping[str, Any]) -> Target:
         found = self._reach(agent).get(tool)
         if found is None:
             names = ", ".join(sorted(self._reach(agent))) or "none"
-            raise self.refused(agent.id, ToolNotFound(f"There is no tool {tool[:100]!r}; there are: {names}"))
+            raise ToolNotFound(f"There is no tool {tool[:100]!r}; there are: {names}")
         body = Raw(messages.encode(args))
         try:
             validation.check(found[0], body)
         except validation.InvalidArguments as error:
             raise InvalidArguments(error.message, hint=error.hint) from error
-        target = replace(found[1], args=body)
-        return await self._calls.call(agent, session, call, target, on_wait)
+        return replace(found[1], args=body)
 
     async def again(self, agent: AgentRecord, key: str, on_wait: OnWait | None = None) -> Outcome | None:
         """What a call was answered that was made before, waited for if need be; None when it was not.
@@ -203,8 +231,18 @@ class Desk:
         self, agent: AgentRecord, type_: str, data: Mapping[str, Any], *, id_: str = "", session: int = 0
     ) -> Stored:
         """Add to the conversation what a harness tells: one of `TOLD`; where it stands."""
-        made = entry(type_, id_ or new_id("e"), data, session=session or agent.session)
-        return await self._here.conversations.add(agent, made)
+        made = entry(type_, id_ or new_id("e"), checked(type_, data), session=session or agent.session)
+        stored = await self._here.conversations.add(agent, made)
+        self._stalls.heard(agent)
+        if type_ == "usage":
+            self._sums.used(agent.id)
+        return stored
 
-    async def _own(self, agent: AgentRecord, target: Target, key: str) -> Any:
-        raise ToolNotFound(f"There is no tool {target.tool!r}")
+
+def checked(type_: str, data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The data of an entry itself, if others can read it. Raises InvalidRequest."""
+    try:
+        msgspec.convert(data, ENTRIES.get(type_, dict))
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"The data of a {type_} entry does not fit: {error}") from error
+    return data

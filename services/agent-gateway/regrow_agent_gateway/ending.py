@@ -17,6 +17,7 @@ from .conversations import entry
 from .enrolling import Enrolling
 from .records import ENDED
 from .stall_keys import stall_key
+from .usage import Sums
 
 MARK = 60.0
 
@@ -24,8 +25,9 @@ MARK = 60.0
 class Ending:
     """Of one gateway."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, sums: Sums) -> None:
         self._here = context
+        self._sums = sums
         self._kv = context.bus.kv(BUCKET)
         self._log = get_logger("ending")
 
@@ -36,6 +38,7 @@ class Ending:
             Unreachable: it may or may not have ended; call again.
         """
         here = self._here
+        await self._sums.sum(agent)
         await here.conversations.add(agent, entry("ended", "ended", {"reason": reason}, session=agent.session))
 
         def ended(now: AgentRecord) -> AgentRecord | None:

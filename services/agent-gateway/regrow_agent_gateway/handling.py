@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Raw
 from msgspec.structs import replace
 from regrow_protocol import messages, values
-from regrow_protocol.agents import ARGUMENTS, AgentRecord, Send, Tools
+from regrow_protocol.agents import ARGUMENTS, AgentRecord, Connect, Lost, Relaunch, Send, Tools
 from regrow_protocol.bus import Received
 from regrow_protocol.errors import RegrowError, StorageFull, Unreachable, WrongRevision
 from regrow_protocol.messages import Command, Failure
@@ -27,8 +27,11 @@ from .context import Context
 from .conversations import entry
 from .ending import Ending
 from .enrolling import Enrolling
+from .links import linked
 from .reading import Reading
 from .records import ENDED
+from .sessions import Sessions
+from .usage import Sums
 
 BUS_ERRORS = (Unreachable, StorageFull, WrongRevision)
 """What says nothing of the agent: to be tried again until it works."""
@@ -62,16 +65,21 @@ def decode_command(body: bytes) -> Command:
 class Handling:
     """Of one gateway."""
 
-    def __init__(self, context: Context, ending: Ending) -> None:
+    def __init__(self, context: Context, ending: Ending, sums: Sums) -> None:
         self._here = context
         self._ending = ending
+        self._sums = sums
         self._enrolling = Enrolling(context)
+        self._sessions = Sessions(context, self._enrolling)
         self._reading = Reading(context)
         self._log = get_logger("handling")
         self._does: dict[str, Callable[[Command, AgentRecord], Awaitable[Answer]]] = {
             "tools": self._tools,
             "send": self._send,
             "read": self._read,
+            "connect": self._connect,
+            "relaunch": self._relaunch,
+            "lost": self._lost,
             "stop": self._stop,
             "describe": self._describe,
         }
@@ -161,4 +169,26 @@ class Handling:
         return NOTHING
 
     async def _describe(self, _: Command, agent: AgentRecord) -> Answer:
-        return value(await self._here.records.fetch(agent.id))
+        if agent.state != ENDED:
+            await self._sums.sum(agent)
+        return value(await self._here.records.fetch(agent.id) or agent)
+
+    async def _connect(self, command: Command, agent: AgentRecord) -> Answer:
+        args: Connect = messages.decode(command.args, Connect)
+        records = self._here.records
+        other = records.live(args.other) or await records.fetch(args.other)
+        if other is None or other.app != agent.app or other.id == agent.id:
+            raise AgentUnknown(f"There is no other agent {args.other[:64]} that {agent.id} could speak to")
+        if other.state == ENDED:
+            raise AgentOver(f"The agent {other.id} has ended: {other.reason}")
+        await records.change(agent.id, lambda now: linked(now, other))
+        if args.direction == "both":
+            await records.change(other.id, lambda now: linked(now, agent))
+        return NOTHING
+
+    async def _relaunch(self, command: Command, agent: AgentRecord) -> Answer:
+        return value(await self._sessions.relaunch(agent, messages.decode(command.args, Relaunch)))
+
+    async def _lost(self, command: Command, agent: AgentRecord) -> Answer:
+        await self._sessions.lost(agent, messages.decode(command.args, Lost))
+        return NOTHING

@@ -13,7 +13,9 @@ from contextlib import asynccontextmanager
 
 from regrow_protocol.agents import AgentRecord, Entry, entries_of
 from regrow_protocol.bus import Bus, Reader, Received
+from regrow_protocol.errors import Unreachable
 from regrow_protocol.streams import AGENTS
+from regrow_service.logs import get_logger
 
 from .conversations import Conversations
 
@@ -22,6 +24,7 @@ RECENT = 64
 """Messages of an agent that are kept in memory while a door of its is open."""
 BATCH = 64
 STALE = 0.02
+_log = get_logger("mail")
 
 
 class Mailbox:
@@ -77,19 +80,27 @@ class Mail:
         self._bus, self._conversations = bus, conversations
         self._boxes: dict[str, set[Mailbox]] = {}
         self._reader: Reader | None = None
+        self._following = asyncio.Event()
 
     async def run(self) -> None:
         """Follow the messages to all agents, for ever; may be cancelled at any moment."""
-        self._reader = self._bus.read(AGENTS, ALL, await self._bus.last_seq(AGENTS) + 1, self._take)
+        self._reader = self._bus.read(AGENTS, ALL, await self._last() + 1, self._take)
+        self._following.set()
         try:
             await asyncio.Event().wait()
         finally:
             await self._reader.stop()
 
-    @property
-    def ready(self) -> bool:
-        """Whether messages are followed."""
-        return self._reader is not None
+    async def _last(self) -> int:
+        while True:
+            try:
+                return await self._bus.last_seq(AGENTS)
+            except Unreachable as error:
+                _log.warning("messages are not followed yet", reason=str(error))
+
+    async def followed(self) -> None:
+        """Wait until messages are followed."""
+        await self._following.wait()
 
     @asynccontextmanager
     async def box(self, agent: AgentRecord) -> AsyncGenerator[Mailbox]:

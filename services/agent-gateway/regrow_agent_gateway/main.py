@@ -34,19 +34,28 @@ from .doors.output import OutputDoor
 from .doors.server import DoorServer
 from .doors.websocket import WebSocketDoor
 from .ending import Ending
+from .grants import Grants
 from .handling import Handling, decode_command
 from .inboxes import Inboxes
+from .links import Links
+from .machines import Machines
 from .mail import Mail
-from .measures import TABLE
+from .measures import AGENTS, TABLE
+from .owners import Owners
 from .records import Records
 from .results import Results
 from .settings import GatewaySettings, parse
+from .spool import Spool
+from .stalls import Stalls
+from .usage import Sums
 
 IN_HAND = 8192
 MAX_ACK_PENDING = 100_000
 RETRY = Retry(attempts=50)
 """A `read` is in hand for as long as nothing happens, so it may outlive many gateways."""
 START_AGAIN = 1.0
+COUNT = 2.0
+LIVING = ("enrolled", "running", "lost")
 LAST = 1.0
 """Seconds of the stop's deadline that are left for going."""
 
@@ -100,27 +109,58 @@ class Gateway:
     async def _work(self, here: Context, listening: Any) -> None:
         await until(self._stopping, _wait(here.records.current))
         mail = Mail(here.bus, here.conversations)
-        desk = Desk(here)
-        ending = Ending(here)
-        handling = Handling(here, ending)
+        machines = Machines(here.bus)
+        sums = Sums(here.bus, here.records, here.conversations)
+        stalls = Stalls(here)
+        grants = Grants(here.bus, lambda agent: desk.tell(agent))
+        desk = Desk(here, grants, Links(here, machines), stalls, sums)
+        ending = Ending(here, sums)
+        owners = Owners(here, ending, SERVICE)
+        spool = Spool(here, machines, SERVICE)
+        handling = Handling(here, ending, sums)
         http = HttpDoor(here, desk, mail)
         websocket = WebSocketDoor(here, desk, mail, lambda connection: doors.abort(connection))
         mcp = McpOnDemand(here, desk)
         app = make_app(http, websocket, mcp, OutputDoor(here, desk))
         doors = DoorServer(here.settings, app, listening, max(here.settings.stop_deadline - LAST, 1.0))
-        always = {"mail": mail.run(), "results": here.results.run(), "mcp": mcp.run()}
+        always = {
+            "mail": mail.run(),
+            "results": here.results.run(),
+            "mcp": mcp.run(),
+            "machines": machines.run(),
+            "grants": grants.run(),
+            "usage": sums.run(),
+            "stalls": stalls.run(),
+            "owners": owners.run(),
+            "counts": self._count(here),
+        }
         async with asyncio.TaskGroup() as group:
             steady = [group.create_task(work, name=name) for name, work in always.items()]
-            ending_ = [
+            last = [
                 group.create_task(self._consumer(handling).run(self._stopping), name="commands"),
-                group.create_task(server.serve(doors, self._stopping), name="doors"),
+                group.create_task(owners.consumer.run(self._stopping), name="ends of owners"),
+                group.create_task(spool.consumer.run(self._stopping), name="spool"),
             ]
             group.create_task(self._stop(here))
-            self._ready = True
+            await until(self._stopping, _wait(grants.current))
+            await until(self._stopping, mail.followed())
+            last.append(group.create_task(server.serve(doors, self._stopping), name="doors"))
+            self._ready = not self._stopping.is_set()
             self._log.info("doors", url=here.url)
-            await asyncio.wait(ending_)
+            await asyncio.wait(last)
             for task in steady:
                 task.cancel()
+
+    async def _count(self, here: Context) -> None:
+        """Measure how many agents there are, for ever."""
+        gauge = here.metrics[AGENTS]
+        while True:
+            counts: dict[str, int] = dict.fromkeys(LIVING, 0)
+            for kept in here.records.agents.values():
+                counts[kept.record.state] = counts.get(kept.record.state, 0) + 1
+            for state, count in counts.items():
+                gauge.labels(state).set(count)
+            await asyncio.sleep(COUNT)
 
     def _consumer(self, handling: Handling) -> Consumer[Command]:
         return Consumer(

@@ -8,8 +8,12 @@ import httpx
 import pytest
 import pytest_asyncio
 import regrow.testing
+from gatewaykit import Caller
+from regrow.apps import ensure_app
 from regrow.testing import Runtime
 from regrow.testing.gateways import Gateway
+from regrow_protocol.bus import Bus
+from regrow_protocol.ids import PROCESS, new_id
 
 
 @pytest.fixture(scope="module")
@@ -35,3 +39,10 @@ async def http() -> AsyncIterator[httpx.AsyncClient]:
     """A client for the plain doors."""
     async with httpx.AsyncClient(timeout=20.0, trust_env=False) as client:
         yield client
+
+
+@pytest_asyncio.fixture
+async def caller(bus: Bus, app: str) -> Caller:
+    """Commands of a process that nobody runs: it has an inbox, and that is all."""
+    await ensure_app(bus, app)
+    return Caller(bus, app, new_id(PROCESS))

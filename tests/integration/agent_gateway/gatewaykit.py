@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from typing import Any
 
 import msgspec
@@ -12,7 +13,7 @@ from regrow_protocol import agents, messages, streams, subjects
 from regrow_protocol.agents import AgentRecord, Enrol, Enrolled, Entry, Tool, agent_subject, conversation, enrol_subject
 from regrow_protocol.bus import Bus
 from regrow_protocol.ids import CLIENT, new_id
-from regrow_protocol.messages import Command, Failure, Ref, Reply
+from regrow_protocol.messages import Command, EventRecord, Failure, Ref, Reply
 
 PATIENCE = 30.0
 
@@ -77,6 +78,20 @@ class Caller:
     async def ask(self, name: str, args: Struct, agent: str = "", *, timeout: float = PATIENCE) -> Any:
         """Send a command, and wait for its answer."""
         return await self.answer(await self.send(self.command(name, args), agent), timeout)
+
+    async def settled(self) -> None:
+        """Wait until no command of the app is in hand any more."""
+        async with asyncio.timeout(PATIENCE):
+            while await self.bus.subjects(streams.COMMANDS, f"regrow.command.agent.{subjects.token(self.app)}.*"):
+                await asyncio.sleep(0.005)
+
+    async def event(self, type_: str, *, final: bool = False, incarnation: int = 0) -> None:
+        """What the process that owns the agents announces."""
+        record = EventRecord(
+            pid=self.pid, incarnation=incarnation, n=1, seq=1, type=type_, time=time.time(), final=final
+        )
+        subject = subjects.event(self.app, self.pid, type_)
+        await self.bus.publish(streams.EVENTS, subject, messages.encode(record), new_id("t"))
 
     async def enrol(self, name: str = "worker", *tools: Tool, **more: Any) -> Enrolled:
         """An agent that comes by itself."""

@@ -35,7 +35,7 @@ async def admit(desk: Desk, connection: HTTPConnection) -> Visitor:
     """
     agent = await desk.agent(connection.path_params["agent"], _token(connection))
     session = number(connection, "session", connection.headers.get("regrow-session", "0"))
-    await desk.seen(agent, session)
+    agent = await desk.seen(agent, session)
     return Visitor(agent, session or agent.session)
 
 
