@@ -3,22 +3,27 @@
 Files of the command `ID`, in the folder `commands` of the machine's state:
 
 - `ID.run`: the claim. Made with `set -C`, so that only one can make it: who makes it runs the command, and `kill` makes
-  it (`killed`) when the command shall never run.
+  it (`killed`) when the command shall never run. With an `h` a manager holds the outputs in its hands and will put them
+  into files, unless it dies (`HOLD`).
 - `ID.pid`: `pid start time user`: of the command's process, and when it began, in ticks and in seconds. Times are the
   machine's uptime.
 - `ID.out`, `ID.err`: what it wrote, up to the cap.
 - `ID.n1`, `ID.n2`: bytes of each in all, with what is beyond the cap. A number stands there when the output is whole:
   when everything that holds it has closed it.
-- `ID.exit`: `code time`, one line: whole when it ends in a newline.
+- `ID.exit`: `code time`, one line: whole when it ends in a newline. A manager that held the outputs adds one: bytes of
+  each in all; then there is a file only of an output that is not empty.
 - `ID.killed`: why it was killed, `kill` or `timeout`.
 - `ID.in.N`: its input, until it ended.
-- `ID.h`: a manager holds the outputs in its hands and will put them into files, unless it dies (`HOLD`).
 - `ID.d`: the outputs of a command that did not end soon are being kept; while that is so (`HOLD`).
+- `ID.u`: no manager will put its outputs into files any more (`HOLD`).
 - `ID.gone`: it ran, and its files have been removed.
 
 The command is a session and process group of its own, apart from the shells that keep its outputs and its exit code,
 which are another session: what the command does to its own group does not hurt them. Nothing of a command is ever put
 into the text of a script: all travels in arguments.
+
+Where many files come and go the making of one can take a millisecond (ext4 looks at each inode that was freed in the
+last seconds), so a short command makes three, and removes none.
 """
 
 from __future__ import annotations
@@ -58,17 +63,19 @@ status() {
         echo gone
     elif [ ! -e "$1.run" ]; then
         echo none
-    elif read -r rg_x <"$1.run" && [ "$rg_x" = killed ]; then
+    elif read -r rg_x rg_h <"$1.run" && [ "$rg_x" = killed ]; then
         echo "exit 143 0 0 0 0 0 kill"
     elif [ ! -e "$1.pid" ] || ! read -r rg_pid rg_start rg_t rg_user <"$1.pid"; then
         echo starting
-    elif [ -e "$1.exit" ] && read -r rg_code rg_end <"$1.exit"; then
-        total "$1.n1"
-        rg_n1=$rg_n
-        total "$1.n2"
-        if [ -e "$1.h" ]; then
-            [ "$rg_n1" != - ] || rg_n1=h
-            [ "$rg_n" != - ] || rg_n=h
+    elif [ -e "$1.exit" ] && { read -r rg_code rg_end && { read -r rg_n1 rg_n || rg_n=; }; } <"$1.exit"; then
+        if [ -z "$rg_n" ]; then
+            total "$1.n1"
+            rg_n1=$rg_n
+            total "$1.n2"
+            if [ "$rg_h" = h ] && [ ! -e "$1.u" ]; then
+                [ "$rg_n1" != - ] || rg_n1=h
+                [ "$rg_n" != - ] || rg_n=h
+            fi
         fi
         echo "exit $rg_code $rg_t $rg_end $rg_now $rg_n1 $rg_n $rg_why"
     elif alive "$rg_pid" "$rg_start"; then
@@ -97,12 +104,10 @@ keep() {
         exec tee "$1" 2>/dev/null
     ) | wc -c >"$2" 2>/dev/null
 }
-rg_o=
+rg_hold=
 claim() {
     set -C
-    echo $$ >"$1.run" || {
-        # First of all: who asked may be gone, and what is printed then ends this shell.
-        [ -z "$rg_o" ] || rm -f "$rg_o" "$rg_e"
+    echo $$ $rg_hold >"$1.run" || {
         status "$1"
         return 1
     } 2>/dev/null
@@ -201,20 +206,18 @@ drain() {
     )
     echo $((rg_n + rg_x)) >"$2"
 }
-rg_o=$1 rg_e=$2
-enter "$3" || exit 1
-shift 3
+exec 3<&1 6<&2 7<&0 </dev/null 2>&1
+enter "$1" || exit 1
+shift
 if [ -e "$1.run" ] || [ -e "$1.gone" ]; then
-    rm -f "$rg_o" "$rg_e"
     status "$1"
     exit
 fi
-rg_id=$1 rg_cap=$2 rg_user=$4 rg_dir=$5
+exec 8>/proc/self/fd/7 9>/proc/self/fd/6
+rg_id=$1 rg_cap=$2 rg_user=$4 rg_dir=$5 rg_hold=h
 shift 5
 claim "$rg_id" || exit 0
-: >"$rg_id.h"
-exec 3<&0 </dev/null 2>/dev/null 5<>"$rg_o" 7<"$rg_o" 8>"$rg_o" 5>&-
-exec 5<>"$rg_e" 6<"$rg_e" 9>"$rg_e" 5>&-
+exec 2>/dev/null
 (
     exec >/dev/null 8>&- 9>&-
     read -r rg_x <&3 && exit
@@ -227,10 +230,10 @@ exec 5<>"$rg_e" 6<"$rg_e" 9>"$rg_e" 5>&-
     exec 6<&- 7<&-
     (
         (cd / && exec sleep 1)
-        rm -f "$rg_id.h"
+        : >"$rg_id.u"
     ) &
     wait $rg_1 $rg_2
-    rm -f "$rg_o" "$rg_e" "$rg_id.d" "$rg_id.h"
+    rm -f "$rg_id.d"
 ) &
 (become "$@") >&8 2>&9 3<&- 6<&- 7<&- 8>&- 9>&-
 rg_code=$?
@@ -242,10 +245,11 @@ printf +
 status "$rg_id"
 """
 )
-"""As `HERE`, of a command without input: its outputs are left in FIFOs, for the caller to take, until the shell's input
-closes. A `+` before the status says that it ran here, not elsewhere before.
+"""As `HERE`, of a command without input: its outputs are left in pipes, for the caller to take, until it shuts down the
+other end of the shell's output, which is a socket. A `+` before the status says that it ran here, not elsewhere before.
 
-Arguments: the FIFO of each output, then as for `HERE`. A line on its input says that the outputs were taken.
+Its input and its own stderr are the reading ends of the pipes. A line to its output says that the outputs were taken.
+Arguments: as for `HERE`.
 """
 
 _DETACHED = _COMMON + _RUN + 'run "$@"\n'
@@ -406,7 +410,7 @@ for rg_f in *.exit; do
         continue
     fi
     (umask 022; : >"$rg_id.gone") || continue
-    set -- "$@" "$rg_id.out" "$rg_id.err" "$rg_id.n1" "$rg_id.n2" "$rg_id.d" "$rg_id.h"
+    set -- "$@" "$rg_id.out" "$rg_id.err" "$rg_id.n1" "$rg_id.n2" "$rg_id.d" "$rg_id.u"
     set -- "$@" "$rg_id.killed" "$rg_id.exit" "$rg_id.pid" "$rg_id.run"
     if [ $# -ge 1800 ]; then
         rm -f "$@"

@@ -59,15 +59,15 @@ async def test_kill_9_at_any_moment_of_the_start(local: LocalBackend, machine: D
     """Whenever its manager is killed while it starts a command, the next call has run it, once."""
     work = Path(local.workdir(machine))
     files = Path(local.state(machine)) / "commands"
-    for n, moment in enumerate(["run", "pid", "out", "exit", "run", "n1"]):
+    for n, moment in enumerate(["run", "pid", "out", "exit", "run", "out" if way == "holds" else "n1"]):
         id_ = f"p.2.{n}"
-        script = f"echo ran >>count{n}; exit {n}"
+        script = f"echo ran >>count{n}; echo said; exit {n}"
         with call(local, machine, way, id_, script) as caller:
             await until((files / f"{id_}.{moment}").exists, "the moment")
             caller.kill()
         with call(local, machine, way, id_, script) as caller:
             out, _ = await asyncio.to_thread(caller.communicate)
-        assert json.loads(out) == [n, ""]
+        assert json.loads(out) == [n, "said\n"]
         assert (work / f"count{n}").read_text() == "ran\n"
 
 

@@ -30,6 +30,8 @@ async def run(
     cwd: str | Path,
     env: Mapping[str, str],
     stdin: bytes | int = b"",
+    stdout: int | None = None,
+    stderr: int | None = None,
     account: tuple[int, int, list[int]] | None = None,
 ) -> Completed:
     """Run a program to its end.
@@ -39,6 +41,7 @@ async def run(
         cwd: where it starts.
         env: all its variables.
         stdin: its input, or an open file that is.
+        stdout, stderr: open files that its outputs go to; None: they are collected.
         account: user id, group id and further groups to run as; None: those of this process.
 
     Raises:
@@ -51,8 +54,8 @@ async def run(
         cwd=cwd,
         env=env,
         stdin=stdin if isinstance(stdin, int) else subprocess.PIPE if stdin else subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE if stdout is None else stdout,
+        stderr=subprocess.PIPE if stderr is None else stderr,
         user=user,
         group=group,
         extra_groups=groups,
@@ -60,9 +63,8 @@ async def run(
         bufsize=0,
     )
     ended = _ended(process)
-    assert process.stdout is not None
-    assert process.stderr is not None
-    outputs = [_Reader(process.stdout.fileno()), _Reader(process.stderr.fileno())]
+    readers = [None if pipe is None else _Reader(pipe.fileno()) for pipe in (process.stdout, process.stderr)]
+    outputs = [reader for reader in readers if reader is not None]
     feeding = None
     try:
         if isinstance(stdin, bytes) and process.stdin is not None:
@@ -85,7 +87,8 @@ async def run(
             if pipe is not None:
                 pipe.close()
     code = process.returncode
-    return Completed(code if code >= 0 else 128 - code, bytes(outputs[0].data), bytes(outputs[1].data))
+    out, err = (b"" if reader is None else bytes(reader.data) for reader in readers)
+    return Completed(code if code >= 0 else 128 - code, out, err)
 
 
 class _Reader:

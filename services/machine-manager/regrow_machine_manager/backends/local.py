@@ -159,14 +159,22 @@ class LocalBackend(Backend[LocalImage]):
             return await super().hold(data, id, arguments, user=user, stdin=stdin)
         self._there(data)
 
-        async def run(fifos: list[str], file: int) -> Completed:
-            return await self._exec(data, ["sh", "-c", wrapper.HOLD, "sh", *fifos, *arguments], user, file)
+        async def run(files: tuple[int, int, int]) -> Completed:
+            return await self._exec(data, ["sh", "-c", wrapper.HOLD, "sh", *arguments], user, *files)
 
         account = self._owner(data, user)
         files = Path(self.state(data), "commands")
         return await _holding.hold(run, files, id, int(arguments[2]), account and account[:2])
 
-    async def _exec(self, data: Data, argv: list[str], user: str, stdin: bytes | int) -> Completed:
+    async def _exec(
+        self,
+        data: Data,
+        argv: list[str],
+        user: str,
+        stdin: bytes | int,
+        stdout: int | None = None,
+        stderr: int | None = None,
+    ) -> Completed:
         self._there(data)
         name = data["user"] if user == "agent" else user
         account = _account(name)
@@ -174,7 +182,9 @@ class LocalBackend(Backend[LocalImage]):
         if account is not None:
             env |= {"HOME": pwd.getpwuid(account[0]).pw_dir, "USER": name, "LOGNAME": name}
         try:
-            return await _processes.run(argv, cwd=data["work"], env=env, stdin=stdin, account=account)
+            return await _processes.run(
+                argv, cwd=data["work"], env=env, stdin=stdin, stdout=stdout, stderr=stderr, account=account
+            )
         except OSError as error:
             raise MachineFailed(f"{argv[0]!r} cannot be run on {data['machine']}: {error}") from error
 
