@@ -92,9 +92,10 @@ class DockerImage:
         workdir: absolute path in the container where commands start; it is created.
         env: variables of every command.
         user: that commands of `user="agent"` run as; None: `agent` where the image has one, else the image's own.
-        volumes: host path or volume name → path in the container, which may end in `:ro`.
+        volumes: volume name, or host path that the node's operator allows, → path in the container, which may end in
+            `:ro`.
         memory, cpus, pids: limits.
-        network: of the container: `bridge`, `none`, `host` or the name of one.
+        network: of the container: `bridge`, `none`, the name of one, or `host` where the node's operator allows that.
         gpus: how many, or `all`.
         pull: when to fetch the image.
         snapshot_on_failure: as said above.

@@ -12,7 +12,7 @@ What the manager builds on top, the same for all: commands that survive their ca
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -61,11 +61,15 @@ class Node:
         folder: that belongs to the backend on this node; it exists.
         store: id of the store that holds the records: machines of other stores, whose managers run on the same node,
             are none of `made()`.
+        volumes: folders of the node that its operator allows machines to have; one that ends in `:ro` only to be read.
+        host_network: whether its operator allows machines on the node's own network.
     """
 
     name: str
     folder: Path
     store: str = ""
+    volumes: Sequence[str] = ()
+    host_network: bool = False
 
 
 @dataclass(frozen=True)

@@ -100,7 +100,15 @@ class Backends:
         try:
             kind: type[Backend[Any]] = await asyncio.to_thread(point.load)
             await asyncio.to_thread(folder.mkdir, mode=0o700, parents=True, exist_ok=True)
-            backend = kind(Node(self._settings.node_name, folder, self._store))
+            backend = kind(
+                Node(
+                    self._settings.node_name,
+                    folder,
+                    self._store,
+                    self._settings.volumes,
+                    self._settings.docker_host_network,
+                )
+            )
             async with asyncio.timeout(OPEN_TIMEOUT):
                 await backend.open()
         except (ImportError, BackendUnavailable, TimeoutError, OSError) as error:

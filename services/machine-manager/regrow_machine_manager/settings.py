@@ -62,6 +62,14 @@ class ManagerSettings(ServiceSettings, frozen=True, kw_only=True):
         str, Meta(pattern=_PAIRS, description="Docker machines to make in advance, as `python-dev=3`.")
     ] = ""
 
+    docker_volumes: Annotated[
+        str,
+        Meta(description="Folders of the node that Docker machines may mount, as `/data,/models:ro`; empty: none."),
+    ] = ""
+    docker_host_network: Annotated[
+        bool, Meta(description='Whether Docker machines may be on the node\'s own network (`network="host"`).')
+    ] = False
+
     @property
     def node_name(self) -> str:
         """Name of the node."""
@@ -91,6 +99,15 @@ class ManagerSettings(ServiceSettings, frozen=True, kw_only=True):
             if not number.isdecimal():
                 raise InvalidSetting(f"{image}={number!r}: how many machines?", hint="--warm IMAGE=NUMBER")
             found[image] = int(number)
+        return found
+
+    @property
+    def volumes(self) -> tuple[str, ...]:
+        """Folders of the node that machines may mount; those that end in `:ro` only to be read."""
+        found = tuple(path.strip() for path in self.docker_volumes.split(",") if path.strip())
+        for path in found:
+            if not path.startswith("/") or ".." in path.split("/"):
+                raise InvalidSetting(f"REGROW_DOCKER_VOLUMES: {path!r} is no absolute path", hint="/data,/models:ro")
         return found
 
     @property
@@ -143,11 +160,18 @@ def parse(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None =
     option("--grace", dest="machine_grace", metavar="SECONDS", help="after which a machine without a record is removed")
     option("--concurrency", dest="machine_concurrency", metavar="N", help="commands at a time on all machines")
     option("--warm", dest="machine_warm", action="append", metavar="IMAGE=N", help="Docker machines made in advance")
+    option("--docker-volumes", action="append", metavar="PATH[:ro]", help="of the node, that Docker machines may mount")
+    option(
+        "--docker-host-network",
+        action="store_const",
+        const="1",
+        help="Docker machines may be on the node's own network",
+    )
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
     chosen = {
         f"REGROW_{name.upper()}": ",".join(value) if isinstance(value, list) else str(value)
         for name, value in given.items()
     }
     settings = read(ManagerSettings, {**(os.environ if environ is None else environ), **chosen})
-    _ = settings.warm, settings.memory, settings.free_disk  # what they cannot use is said now
+    _ = settings.warm, settings.volumes, settings.memory, settings.free_disk  # what they cannot use is said now
     return settings

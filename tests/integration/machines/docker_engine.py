@@ -26,7 +26,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -406,14 +406,16 @@ async def docker_backend(
 ) -> AsyncIterator[DockerBackend]:
     """A backend of a node of its own; what it made is removed with it."""
     monkeypatch.setenv("DOCKER_HOST", docker_engine.url)
-    async with opened(tmp_path) as backend:
+    async with opened(tmp_path, volumes=(str(tmp_path), "/no/such")) as backend:
         yield backend
 
 
 @contextlib.asynccontextmanager
-async def opened(folder: Path, node: str = "", store: str = "") -> AsyncIterator[DockerBackend]:
+async def opened(
+    folder: Path, node: str = "", store: str = "", volumes: Sequence[str] = (), *, host_network: bool = False
+) -> AsyncIterator[DockerBackend]:
     """A backend for the engine of $DOCKER_HOST, which must answer at the end, too."""
-    backend = DockerBackend(Node(node or secrets.token_hex(6), folder, store))
+    backend = DockerBackend(Node(node or secrets.token_hex(6), folder, store, volumes, host_network))
     await backend.open()
     try:
         yield backend

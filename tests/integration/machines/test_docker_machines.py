@@ -222,6 +222,21 @@ async def test_volumes(docker_backend: DockerBackend, docker_client: Client, tmp
         docker_client.remove_volume(name)
 
 
+async def test_the_network_of_the_node(
+    docker_backend: DockerBackend, docker_client: Client, tmp_path: Path  # noqa: F811
+) -> None:  # fmt: skip
+    """Only where the node's operator allows it, and under no other name."""
+    [network] = docker_client.networks(names=["host"])
+    for name in ("host", network["Id"], network["Id"][:12]):
+        with pytest.raises(InvalidImage, match="--docker-host-network"):
+            await spawn(docker_backend, network=name)
+    assert await docker_backend.made() == {}
+    async with opened(tmp_path, host_network=True) as backend:
+        data = await spawn(backend, network="host")
+        assert await sh(backend, data, "readlink /proc/self/ns/net") == f"{Path('/proc/self/ns/net').readlink()}\n"
+        await backend.stop(data)
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -39,6 +39,7 @@ from ..backend import (
     Spawned,
     Unsupported,
 )
+from . import _docker_access as access
 from . import _docker_files as files
 from . import _docker_options as options
 from ._docker_engine import Engine, Interrupted, failed
@@ -89,15 +90,25 @@ class DockerBackend(Backend[DockerImage]):
     # Machines ---------------------------------------------------------------------------------------------------------
 
     async def spawn(self, machine: str, image: DockerImage, *, load: Mapping[str, int]) -> Spawned:
-        options.check(image)
+        await self._check(image)
         return await self._make(machine, image, await self._images.get(image))
 
     async def restore(self, machine: str, image: DockerImage, kept: Data, *, load: Mapping[str, int]) -> Spawned:
-        options.check(image)
+        await self._check(image)
         found = await self._images.find(kept["image"])
         if found is None:
             raise ImageMissing(f"The snapshot {kept['image']} is gone", hint="it was dropped, or removed in Docker")
         return await self._make(machine, image, found, User(kept["user"], *kept["ids"]))
+
+    async def _check(self, image: DockerImage) -> None:
+        options.check(image)
+        driver = image.network
+        if driver not in access.COMMON and not self.node.host_network:  # the host's has an id, too
+            try:
+                driver = (await self._engine.call(lambda c: c.inspect_network(image.network)))["Driver"]
+            except docker.errors.APIError as error:
+                raise failed(f"Docker does not know the network {image.network!r}", error) from error
+        access.check(image, driver, self.node.volumes, self.node.host_network)
 
     async def _make(self, machine: str, image: DockerImage, found: Found, kept: User | None = None) -> Spawned:
         """Make the container, or find it, and start it when all is in place; of a snapshot, `kept` is its user."""
