@@ -1,0 +1,41 @@
+"""The public conformance suite on every harness that Regrow has itself and that is installed."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.register_assert_rewrite("regrow.testing.harness_conformance")
+from regrow.testing.harness_conformance import HarnessConformance  # noqa: E402
+
+
+@pytest.mark.xdist_group("harness-pi")
+class TestPi(HarnessConformance):
+    """pi, with our extension."""
+
+    harness = "pi"
+    program = "pi"
+    calls_once = True
+
+
+@pytest.mark.xdist_group("harness-claude-code")
+class TestClaudeCode(HarnessConformance):
+    """Claude Code, turn by turn."""
+
+    harness = "claude-code"
+    program = "claude"
+
+
+@pytest.mark.xdist_group("harness-codex")
+class TestCodex(HarnessConformance):
+    """Codex, turn by turn."""
+
+    harness = "codex"
+    program = "codex"
+
+
+@pytest.mark.xdist_group("harness-opencode")
+class TestOpencode(HarnessConformance):
+    """opencode, turn by turn."""
+
+    harness = "opencode"
+    program = "opencode"
