@@ -45,15 +45,22 @@ class HttpDoor:
         return json({"tools": self._desk.tools(agent)})
 
     async def call(self, request: Request) -> Response:
-        """Call a tool: arguments in, the result's JSON out."""
+        """Call a tool: arguments in, the result's JSON out.
+
+        A harness that was started again learns what a call of an earlier session was answered, or makes it now, by
+        naming that session in `Regrow-Call-Session`.
+        """
         visitor = await admit(self._desk, request)
         args = an_object(await body(request, self._here.settings.gateway_max_body), "The arguments")
         call = telling.an_id(request.headers.get("regrow-call", "") or new_id("r"), "Regrow-Call")
+        session = number(
+            request, "call-session", request.headers.get("regrow-call-session", "") or str(visitor.session)
+        )
+        if session > visitor.session:
+            raise InvalidRequest(f"Session {session} has not begun: this is session {visitor.session}")
         seconds = number(request, "wait", "0")
         calling = asyncio.ensure_future(
-            self._desk.call(
-                visitor.agent, session=str(visitor.session), call=call, tool=request.path_params["tool"], args=args
-            )
+            self._desk.call(visitor.agent, session=str(session), call=call, tool=request.path_params["tool"], args=args)
         )
         try:
             # until it is answered, or the agent has no more patience or goes away, or this gateway stops
