@@ -47,6 +47,8 @@ def test_each_turn_of_the_model_answers_one_line() -> None:
     assert obey(asked(*idle)) == Call("add", {"a": 1})
     busy = [Turn("user", ">> call add"), Turn("assistant"), Turn("tool"), Turn("user", ">> say Heard.")]
     assert obey(asked(*busy)) == Say("Heard.")
+    twice = [*done, Turn("user", f"[Again.]\n{TOLD}")]
+    assert obey(asked(*twice)) == Say("Ready.")
 
 
 def test_tools_are_found_under_the_names_that_harnesses_give_them() -> None:

@@ -10,7 +10,8 @@ Do this, please.
 >> say It is done.
 ```
 
-When no line is left it says `Ready.`. A request that does not offer the tool gets a text (it asks for a title, say).
+The same lines again (a message that came twice) are obeyed once. When no line is left it says `Ready.`. A request that
+does not offer the tool gets a text (it asks for a title, say).
 """
 
 from __future__ import annotations
@@ -39,9 +40,12 @@ Script = Callable[[Asked], Say | Call]
 def obey(asked: Asked) -> Say | Call:
     """The first line for the model that no turn of its has answered yet."""
     waiting: list[Say | Call] = []
+    said: set[tuple[tuple[str, str], ...]] = set()
     for turn in asked.turns:
-        if turn.role == "user":
-            waiting += [_step(kind, rest) for kind, rest in _LINE.findall(turn.text)]
+        lines = tuple(_LINE.findall(turn.text)) if turn.role == "user" else ()
+        if lines and lines not in said:
+            said.add(lines)
+            waiting += [_step(kind, rest) for kind, rest in lines]
         elif turn.role == "assistant" and waiting:
             del waiting[0]
     return waiting[0] if waiting else Say("Ready.")
