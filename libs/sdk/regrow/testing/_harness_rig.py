@@ -29,7 +29,7 @@ from ..machines import ExecResult, Machine, machine
 from ..machines.outside import machines_of
 from . import Runtime, runtime
 
-PATIENCE = 25.0
+PATIENCE = 50.0
 """Seconds that anything may take."""
 
 MARK = b"REGROW_AGENT_MARK="
