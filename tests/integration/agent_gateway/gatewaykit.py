@@ -94,8 +94,8 @@ class Caller:
         await self.bus.publish(streams.EVENTS, subject, messages.encode(record), new_id("t"))
 
     async def enrol(self, name: str = "worker", *tools: Tool, **more: Any) -> Enrolled:
-        """An agent that comes by itself."""
-        return await self.ask("enrol", Enrol(name=name, harness="none", tools=list(tools), **more))
+        """An agent; where nothing else is said, one that comes by itself."""
+        return await self.ask("enrol", Enrol(**{"name": name, "harness": "none", "tools": list(tools), **more}))
 
     async def record(self, agent: str) -> AgentRecord | None:
         """The record as it stands."""

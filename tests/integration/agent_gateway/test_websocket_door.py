@@ -1,0 +1,222 @@
+"""The WebSocket door: calls and messages over one connection, resumed after cuts; what is refused; slow readers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import urllib.parse
+from typing import Any
+
+import pytest
+import websockets
+from agentkit import Socket, bearer, owned
+from gatewaykit import Caller, tool
+from regrow.testing import Runtime
+from regrow.testing.gateways import Gateway
+from regrow_protocol.agents import Connect, Relaunch, Send, Tools
+from regrow_protocol.machines import MachineRef, Nothing
+
+pytestmark = pytest.mark.usefixtures("gateway")
+
+
+async def test_calls_messages_and_entries_go_over_one_connection(rt: Runtime) -> None:
+    """Each is answered by its id, in whatever order that comes."""
+    process, caller, agent = await owned(rt)
+    async with Socket(agent) as it:
+        hello = await it.next("hello")
+        assert {each["name"] for each in hello["tools"]} == {"add", "echo", "fault", "patient"}
+        assert hello["session"] == 1
+        await it.say(type="call", id="slow", tool="patient", args={"seconds": 0.5})
+        assert (await it.call("quick", "add", a=1, b=2))["value"] == 3
+        assert (await it.call("wrong", "fault", why="so"))["error"]["message"] == "ValueError: so"
+        assert (await it.next("result", id="slow"))["value"] == "done"
+        seq = await caller.ask("send", Send("hi", sender="boss"), agent.id)
+        message = await it.next("message")
+        assert (message["seq"], message["text"], message["sender"]) == (seq, "hi", "boss")
+        await it.say(type="entry", entry={"type": "turn", "id": "t1", "data": {"state": "ended"}})
+        assert (await it.next("ack", id="t1"))["seq"] > seq
+        await it.say(type="ping", id=7)
+        assert await it.next("pong", id=7)
+    assert await process.call("called") == [["patient", 0.5], ["add", 1, 2], ["fault", "so"]]
+
+
+async def test_after_a_cut_the_agent_goes_on_where_it_was(rt: Runtime) -> None:
+    """Messages after the last that it has, and the answer to what it asked before; nothing is done twice."""
+    process, caller, agent = await owned(rt)
+    one = await caller.ask("send", Send("one"), agent.id)
+    async with Socket(agent) as it:
+        assert (await it.next("message"))["seq"] == one
+        await it.say(type="call", id="c", tool="patient", args={"seconds": 0.6})
+        it.socket.transport.abort()
+    two = await caller.ask("send", Send("two"), agent.id)
+    async with Socket(agent, after=one) as it:
+        assert (await it.next("message"))["seq"] == two
+        assert (await it.call("c", "patient", seconds=0.6))["value"] == "done"
+    async with Socket(agent, after=two) as it:
+        assert (await it.call("c", "patient", seconds=0.6))["value"] == "done"
+        assert not [frame for frame in it.frames if frame["type"] == "message"]
+    assert await process.call("called") == [["patient", 0.6]]
+
+
+async def test_tools_that_are_given_later_reach_a_connected_agent(caller: Caller) -> None:
+    """Its own, and those of a connection to another agent."""
+    agent, other = await caller.enrol("a"), await caller.enrol("b")
+    async with Socket(agent) as it:
+        assert (await it.next("hello"))["tools"] == []
+        await caller.ask("tools", Tools(1, [tool("add")]), agent.id)
+        assert [each["name"] for each in (await it.next("tools"))["tools"]] == ["add"]
+        await caller.ask("connect", Connect(other.id, "forward"), agent.id)
+        assert [each["name"] for each in (await it.next("tools"))["tools"]] == ["add", "message"]
+        assert (await it.call("m", "message", to="c", text="hi"))["error"]["code"] == "invalid-arguments"
+        assert (await it.call("m2", "message", to="b", text="hi"))["value"] == "sent to b"
+        assert (await it.call("m2", "message", to="b", text="hi"))["value"] == "sent to b"
+    async with Socket(other) as it:
+        assert (await it.next("hello"))["tools"] == [], "it was connected forward only"
+        message = await it.next("message")
+        assert (message["text"], message["sender"]) == ("hi", "a")
+    assert len(await caller.conversation(other.id, "message")) == 1
+
+
+async def test_nobody_else_gets_in(caller: Caller) -> None:
+    """No token, a wrong one, another agent's, an ended agent's, an old session's: refused before the upgrade."""
+    machine = MachineRef("m_1", "x", "nowhere", "local")
+    agent, other, over = [await caller.enrol(name) for name in ("a", "b", "c")]
+    await caller.ask("stop", Nothing(), over.id)
+    again = await caller.enrol("d", machine=machine, harness="command", options={"command": "true"})
+    await caller.ask("relaunch", Relaunch(1), again.id)
+
+    async def status(url: str, headers: dict[str, str]) -> int:
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            await websockets.connect(url.replace("http", "ws", 1), additional_headers=headers, proxy=None)
+        assert json.loads(refused.value.response.body)["error"]["message"]
+        return refused.value.response.status_code
+
+    assert await status(f"{agent.url}/ws", {}) == 401
+    assert await status(f"{agent.url}/ws", {"authorization": "Bearer rga_x"}) == 401
+    assert await status(f"{agent.url}/ws", bearer(other)) == 401
+    assert await status(f"{over.url}/ws", bearer(over)) == 403
+    assert await status(f"{again.url}/ws?session=1", bearer(again)) == 409
+    assert await status(f"{agent.url}/ws?after=-1", bearer(agent)) == 400
+    offered = [websockets.Subprotocol("regrow"), websockets.Subprotocol(agent.token)]
+    async with websockets.connect(f"{agent.url.replace('http', 'ws')}/ws", subprotocols=offered, proxy=None) as it:
+        assert it.subprotocol == "regrow"
+
+
+async def test_an_agent_that_has_ended_or_is_started_again_is_told_and_let_go(caller: Caller) -> None:
+    """With a reason in a frame and in the close."""
+    machine = MachineRef("m_1", "x", "nowhere", "local")
+    agent = await caller.enrol("a", machine=machine, harness="command", options={"command": "true"})
+    async with Socket(agent, session=1) as it:
+        await caller.ask("relaunch", Relaunch(1), agent.id)
+        assert (await it.next("bye"))["code"] == "session-over"
+        await it.socket.wait_closed()
+        assert it.socket.close_code == 4001
+    async with Socket(agent, session=2) as it:
+        await caller.ask("stop", Nothing(), agent.id)
+        assert (await it.next("bye"))["code"] == "agent-ended"
+
+
+async def test_broken_frames_harm_nobody(caller: Caller, rt: Runtime) -> None:
+    """What is no frame ends the connection; a frame that asks for nonsense is answered; the others go on."""
+    _, _, good = await owned(rt)
+    agent = await caller.enrol("a")
+    async with Socket(good) as steady:
+        for wrong in ("", "{", "[]", "7", b"\x00\xff", "[" * 200_000):
+            async with Socket(agent) as it:
+                await it.socket.send(wrong)
+                assert (await it.next("error"))["code"] == "invalid-request"
+                await it.socket.wait_closed()
+                assert it.socket.close_code == 4002
+        async with Socket(agent) as it:
+            for frame in (
+                {},
+                {"type": "dance"},
+                {"type": "call"},
+                {"type": "call", "id": 7, "tool": "x"},
+                {"type": "call", "id": "a", "tool": 7},
+                {"type": "call", "id": "a", "tool": "x", "args": []},
+                {"type": "entry", "entry": {"type": "call", "data": {}}},
+                {"type": "entry", "entry": {"type": "text", "data": 7}},
+            ):
+                await it.say(**frame)
+                assert (await it.next("error"))["code"] == "invalid-request"
+            assert (await it.call("c", "nothing"))["error"]["code"] == "tool-not-found"
+        async with Socket(agent) as it:
+            await it.next("hello")
+            with pytest.raises(websockets.ConnectionClosed):
+                await it.socket.send("x" * (10 * 1024 * 1024))
+                await it.socket.recv()
+            assert it.socket.close_code in (1009, 1006), "too big; a reset may overtake the reason"
+        assert (await steady.call("one", "add", a=1, b=1))["value"] == 2
+
+
+async def test_one_agent_may_not_have_too_many_calls_under_way(nats_url: str, rt: Runtime) -> None:
+    """What is more is refused at once, to be called again, and is not done."""
+    gateway = Gateway(nats_url, env={"REGROW_GATEWAY_MAX_CALLS": "2"})
+    try:
+        await gateway.start_async()
+        process, _, agent = await owned(rt)
+        agent = type(agent)(agent.id, f"{gateway.url}/agents/{agent.id}", agent.token)
+        async with Socket(agent) as it:
+            for number in range(3):
+                await it.say(type="call", id=str(number), tool="patient", args={"seconds": 1.0})
+            assert (await it.next("error", id="2"))["code"] == "too-many"
+            assert (await it.next("result", id="0"))["value"] == "done"
+            assert (await it.next("result", id="1"))["value"] == "done"
+            assert (await it.call("2", "patient", seconds=0.1))["value"] == "done"
+        assert len(await process.call("called")) == 3
+    finally:
+        gateway.close()
+
+
+async def test_a_slow_reader_is_cut_and_resumes(nats_url: str, caller: Caller, until: Any) -> None:
+    """What it does not take waits in the stream, not in memory; it is cut without a farewell, and loses nothing."""
+    gateway = Gateway(nats_url, env={"REGROW_GATEWAY_SLOW": "0.5", "REGROW_GATEWAY_HEARTBEAT": "60"})
+    try:
+        await gateway.start_async()
+        agent = await caller.enrol("a")
+        agent = type(agent)(agent.id, f"{gateway.url}/agents/{agent.id}", agent.token)
+        url = urllib.parse.urlsplit(agent.url)
+        with socket.socket() as slow:
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            slow.connect((url.hostname, url.port))
+            slow.sendall(
+                f"GET {url.path}/ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+                f"Authorization: Bearer {agent.token}\r\n\r\n".encode()
+            )
+            sent = [await caller.send(caller.command("send", Send("x" * 100_000)), agent.id) for _ in range(100)]
+            seqs = sorted([await caller.answer(each) for each in sent])
+            await until(
+                lambda: 'regrow_agent_connections_cut_total{door="websocket"} 1.0' in gateway.metrics(), "the cut"
+            )
+        got: list[int] = []
+        async with Socket(agent) as it:
+            while len(got) < len(seqs):
+                got.append((await it.next("message"))["seq"])
+        assert got == seqs
+    finally:
+        gateway.close()
+
+
+async def test_a_gateway_that_stops_says_so_and_the_agent_goes_on_elsewhere(nats_url: str, rt: Runtime) -> None:
+    """Streams and sockets end with a reason; the call that was under way is answered by the next gateway."""
+    gateway = Gateway(nats_url)
+    process, _, agent = await owned(rt)
+    try:
+        await gateway.start_async()
+        here = type(agent)(agent.id, f"{gateway.url}/agents/{agent.id}", agent.token)
+        async with Socket(here) as it:
+            await it.say(type="call", id="c", tool="patient", args={"seconds": 1.0})
+            await it.next("hello")
+            await asyncio.to_thread(gateway.stop)
+            assert (await it.next("bye"))["code"] == "not-now"
+            await it.socket.wait_closed()
+            assert it.socket.close_code == 1012
+        assert gateway.stop() == 0
+        async with Socket(agent) as it:
+            assert (await it.call("c", "patient", seconds=1.0))["value"] == "done"
+        assert await process.call("called") == [["patient", 1.0]]
+    finally:
+        gateway.close()
