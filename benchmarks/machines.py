@@ -25,7 +25,7 @@ from figures import Figure, median, of_rounds, percentile
 from harness import APP, Stack, temporary_folder, until
 from meter import Meter
 from regrow import DockerImage, LocalImage, Machine, machine
-from regrow.machines.outside import machines_of
+from regrow.outside import acting
 from regrow.testing.managers import Manager
 
 T = TypeVar("T")
@@ -229,7 +229,7 @@ async def run(
                 say(f"machines, {backend}")
                 manager = await exits.enter_async_context(_manager(stack, place))
                 bare = await exits.enter_async_context(_bare(place))
-                await exits.enter_async_context(machines_of(stack.client, APP))
+                await exits.enter_async_context(acting(stack.client, APP))
                 found += await _Backend(stack, place, manager, bare, rounds, quick).figures()
         except NotHere as error:
             say(f"machines, {backend}: left out: {error}")

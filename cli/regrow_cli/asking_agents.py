@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 from regrow.client import Client
-from regrow.machines.outside import machines_of
+from regrow.outside import acting
 from regrow_protocol.agents import AgentRecord, agent_subject
 from regrow_protocol.bus import Bus
 from regrow_protocol.errors import RegrowError
@@ -44,7 +44,7 @@ async def ask(bus: Bus, record: AgentRecord, name: str, args: Struct, type_: Any
         raise AgentEnded(f"The agent {record.id} ({record.name}) is {record.state}{why}", hint="regrow agents")
     client = Client(bus)
     try:
-        async with machines_of(client, record.app) as outside, asyncio.timeout(PATIENCE):
+        async with acting(client, record.app) as outside, asyncio.timeout(PATIENCE):
             subject = agent_subject(record.app, record.id)
             return await outside.command(f"agent.{name}", subject, args, type_, AgentRefused).future
     except TimeoutError as error:

@@ -11,7 +11,7 @@ from msgspec import Raw, Struct
 from regrow.client import Client
 from regrow.codec import to_raw
 from regrow.errors import CallFailed
-from regrow.machines.outside import machines_of
+from regrow.outside import acting
 from regrow_protocol import messages as m
 from regrow_protocol.bus import Bus
 from regrow_protocol.endpoints import (
@@ -130,5 +130,5 @@ async def call_public(
 
 
 async def _ask(client: Client, app: str, what: str, args: Struct, *, timeout: float | None) -> Any:
-    async with machines_of(client, app) as outside, asyncio.timeout(timeout):
+    async with acting(client, app) as outside, asyncio.timeout(timeout):
         return await outside.command(f"registry.{what}", registry_subject(app), args, Any, CallFailed).future

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from regrow.machines import MachineError
-from regrow.machines.outside import Outside
+from regrow.outside import Outside
 from regrow_protocol.bus import Bus
 from regrow_protocol.machines import MachineRecord, Nothing, SnapshotRecord, machine_subject
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 from regrow.client import Client
 from regrow.machines import Machine
-from regrow.machines.outside import Outside, machines_of
+from regrow.outside import Outside, acting
 from regrow_protocol import ids
 from regrow_protocol.bus import Bus
 from regrow_protocol.errors import RegrowError
@@ -148,7 +148,7 @@ async def machines(bus: Bus, app: str) -> AsyncGenerator[Outside]:
     """Use the machines of an app."""
     client = Client(bus)
     try:
-        async with machines_of(client, app) as outside:
+        async with acting(client, app) as outside:
             yield outside
     finally:
         await client.close()

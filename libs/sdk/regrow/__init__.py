@@ -2,6 +2,7 @@
 
 from regrow_protocol.errors import RegrowError
 
+from .agents import Agent, AgentError, AgentEvent, AgentLoss, AgentNotStarted, Grant, agent, connect
 from .api import (
     CurrentProcess,
     bubble,
@@ -23,6 +24,7 @@ from .api import (
     uuid4,
     wait,
 )
+from .current import CurrentRuntime, current_runtime
 from .definition import ProcessType, agent_process
 from .errors import (
     CallFailed,
@@ -53,12 +55,18 @@ __version__ = "0.1.0"
 keep_order()
 
 __all__ = [
+    "Agent",
+    "AgentError",
+    "AgentEvent",
+    "AgentLoss",
+    "AgentNotStarted",
     "Backoff",
     "CallFailed",
     "ChildCounts",
     "ChildFailure",
     "ChildInfo",
     "CurrentProcess",
+    "CurrentRuntime",
     "DockerImage",
     "Down",
     "EndpointNotFound",
@@ -68,6 +76,7 @@ __all__ = [
     "ExecResult",
     "ExecutionCancelled",
     "ExecutionFailed",
+    "Grant",
     "InvalidArguments",
     "LocalImage",
     "Machine",
@@ -88,10 +97,13 @@ __all__ = [
     "StepFailed",
     "SupervisionError",
     "Supervisor",
+    "agent",
     "agent_process",
     "bubble",
+    "connect",
     "continue_as_new",
     "current_process",
+    "current_runtime",
     "done",
     "emit",
     "expose",

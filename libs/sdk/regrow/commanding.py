@@ -7,7 +7,10 @@ killed in the middle change nothing. An answer may come in pieces: `Chunk`s befo
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Raw
@@ -15,6 +18,7 @@ from regrow_protocol import ids, subjects
 from regrow_protocol import messages as m
 from regrow_protocol.messages import Op, Ref
 
+from .errors import ProcessGone
 from .operations import Output
 
 if TYPE_CHECKING:
@@ -32,6 +36,24 @@ class Asked:
 
     id: str
     future: asyncio.Future[Any]
+
+
+async def taken(asked: Asked, undo: Callable[[Any], None]) -> Any:
+    """The answer to a command that makes something.
+
+    Whoever is cancelled while they wait has `undo` called with the answer when it comes.
+    """
+    try:
+        return await asyncio.shield(asked.future)
+    except asyncio.CancelledError:
+        asked.future.add_done_callback(partial(_undo, undo))
+        raise
+
+
+def _undo(undo: Callable[[Any], None], made: asyncio.Future[Any]) -> None:
+    if not made.cancelled() and made.exception() is None:
+        with suppress(ProcessGone):
+            undo(made.result())
 
 
 class Feed(Protocol):

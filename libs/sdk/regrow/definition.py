@@ -10,6 +10,7 @@ from typing import Any, Generic, ParamSpec, TypeVar, Unpack, overload
 from msgspec import Raw, Struct
 from regrow_protocol import subjects
 from regrow_protocol.images import Image, encode_image
+from regrow_protocol.messages import Start
 
 from . import scope
 from .codec import Signature
@@ -114,6 +115,13 @@ class ProcessType(Generic[P, R]):
         return f"<process type {self.name}>"
 
 
+def image_of(start: Start, type_: ProcessType[Any, Any] | None) -> Image | None:
+    """What a process's machines are made from where it names nothing: what its start says, or else its type."""
+    if start.machine is not None or type_ is None or type_.options.image is None:
+        return start.machine
+    return encode_image(type_.options.image)
+
+
 @overload
 def agent_process(function: Callable[P, Coroutine[Any, Any, R]], /) -> ProcessType[P, R]: ...
 @overload
@@ -129,7 +137,7 @@ def agent_process(
         function: the body.
         **options: see `Options`: `name=`, `timeout=`, `deadline=`, `stall_after=`, `resume=`, `max_restarts=`,
             `snapshot_on_failure=`, `max_children=`, `max_pending_calls=`, `max_inbox=`, `trap_exits=`, `tags=`,
-            `public=`.
+            `public=`, `image=`.
     """
     if function is not None:
         return ProcessType(function, **options)

@@ -34,7 +34,7 @@ class Endpoint:
 
     def __init__(self, function: Callable[..., Coroutine[Any, Any, Any]], name: str) -> None:
         self.function = function
-        self.signature = Signature(function, f"{name}()")
+        self.signature = Signature(function, f"{name.rpartition('/')[2]}()")
 
 
 class Endpoints:

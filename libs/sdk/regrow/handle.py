@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
@@ -20,6 +20,7 @@ from .codec import Reference, from_raw, handles_are, to_raw
 from .errors import EventNotSeen, ProcessNotFound, sendable_text
 
 if TYPE_CHECKING:
+    from .agents import Agent, Grant
     from .failures import ProcessFailure
 
 
@@ -155,6 +156,11 @@ class EventStream:
     def __len__(self) -> int:
         return len(self._feed.events)
 
+    @property
+    def so_far(self) -> list[Event]:
+        """Those that have come here, oldest first."""
+        return list(self._feed.events)
+
     async def listen_for(
         self,
         type: str,  # noqa: A002 - the event's own word
@@ -269,6 +275,38 @@ class ProcessHandle(Reference):
             raise TypeError("signal() takes its data, or fields of it, not both")
         subjects.token(name)
         scope.current().signal(self.pid, name, fields or data)
+
+    @property
+    def agents(self) -> dict[str, Agent]:
+        """Its agents by name, as far as its events (`agent_started`) have come here."""
+        from .agents.agent import started
+
+        return started(self.events.so_far)
+
+    async def attach(
+        self,
+        agent: Agent,
+        only: Sequence[str] | None = None,
+        prefix: str = "",
+        *,
+        rate: float = 0.0,
+        expires: float | None = None,
+    ) -> Grant:
+        """Make endpoints of this process tools of an agent; they answer in the process's scope.
+
+        Args:
+            agent: of any process of the app.
+            only: names of endpoints; None: all, those that are exposed later too.
+            prefix: put before their names.
+            rate: calls per minute in all; 0: any number.
+            expires: seconds until the agent loses them again; None: never.
+
+        Returns:
+            The grant, which can be revoked.
+        """
+        from .agents.connecting import attach
+
+        return await attach(self.pid, agent, only, prefix, rate, expires)
 
     def cancel(self, reason: str = "") -> None:
         """Ask it to end as cancelled, its children first."""

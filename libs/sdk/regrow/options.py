@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypedDict
 
+from regrow_protocol.images import AnyImage, encode_image
+
 Resume = Literal["replay", "restart"]
 
 _POSITIVE = ("timeout", "deadline", "stall_after")
@@ -28,6 +30,7 @@ class ProcessOptions(TypedDict, total=False):
     trap_exits: bool
     tags: Mapping[str, str]
     public: bool
+    image: AnyImage | None
 
 
 def checked_tags(tags: Mapping[str, str]) -> dict[str, str]:
@@ -58,6 +61,7 @@ class Options:
         tags: that its processes begin with, to be found by.
         public: clients outside the app may call its endpoints (`regrow.api.<name>.<endpoint>`), by the process's name,
             or else the type's.
+        image: what its agents and machines are made from where they name none, and `spawn(…, machine=)` does not.
     """
 
     name: str = ""
@@ -73,8 +77,11 @@ class Options:
     trap_exits: bool = False
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
     public: bool = False
+    image: AnyImage | None = None
 
     def __post_init__(self) -> None:
+        if self.image is not None:
+            encode_image(self.image)
         if self.resume not in ("replay", "restart"):
             raise ValueError(f'resume must be "replay" or "restart", not {self.resume!r}')
         for name in _POSITIVE:

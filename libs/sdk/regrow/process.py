@@ -32,9 +32,10 @@ from regrow_protocol.images import Image
 from regrow_protocol.messages import Failure, Op, Ref
 
 from . import endpoints
+from .belongings import Belongings
 from .codec import NULL, from_raw, to_raw
 from .commanding import Asked, Feed
-from .definition import ProcessType
+from .definition import ProcessType, image_of
 from .divergence import Diverged
 from .endings import Endings
 from .errors import (
@@ -129,6 +130,7 @@ class Process:
         self.limits = Limits(self)
         self.links = Links(self)
         self.publication = Publication(self)
+        self.belongings = Belongings()
         self._outcome: tuple[m.Status, Raw, Failure | None] | None = None
         self._waiting: dict[asyncio.Future[Any], None] = {}
         self._main: asyncio.Task[None] | None = None
@@ -466,6 +468,7 @@ class Process:
         self.mailbox.forget()
         self.limits.forget()
         self.links.forget()
+        self.belongings.clear()
         if self.restart is not None:
             self.restart.forget()
         self._main = None
@@ -688,19 +691,27 @@ class Process:
         return pending.future
 
     def command(
-        self, name: str, subject: str, args: Struct, type_: Any, base: type[RegrowError], feed: Feed | None = None
-    ) -> Asked:
-        """Ask a service for something; its answer is of `type_`, a failure is raised as `base`."""
+        self, name: str, subject: str, args: Struct, type_: Any, base: type[RegrowError], feed: Feed | None = None,
+        *, compared: bytes | None = None,
+    ) -> Asked:  # fmt: skip
+        """Ask a service for something; its answer is of `type_`, a failure is raised as `base`.
+
+        `compared` is what a replay must make again, where that is less than all of `args`.
+        """
         future = self.loop.create_future()
         pending = partial(Pending, future=future, type_=type_, base=base)
-        op = self.relations.command(name, subject, Raw(m.encode(args)), pending)
+        op = self.relations.command(name, subject, Raw(m.encode(args)), pending, compared=compared)
         if feed is not None:
             self.relations.commands.feed(op.n, feed)
         return Asked(f"{self.pid}.{self.incarnation}.{op.n}", future)
 
-    def tell(self, name: str, subject: str, args: Struct) -> None:
+    def tell(self, name: str, subject: str, args: Struct, *, compared: bytes | None = None) -> None:
         """Ask a service for something that has no answer."""
-        self.relations.tell(name, subject, Raw(m.encode(args)))
+        self.relations.tell(name, subject, Raw(m.encode(args)), compared)
+
+    def background(self, coro: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something beside the body; it is cancelled with the body's other tasks."""
+        return self.loop.create_task(coro, context=contextvars.Context())
 
     @property
     def app(self) -> str:
@@ -709,8 +720,8 @@ class Process:
 
     @property
     def given_image(self) -> Image | None:
-        """The image that its start gave it as `machine=`."""
-        return self.start.machine if self.start is not None else None
+        """The image that its start gave it as `machine=`, or else its type."""
+        return image_of(self.start, self.type) if self.start is not None else None
 
     @property
     def snapshot_on_failure(self) -> bool:

@@ -102,17 +102,27 @@ class Relations:
         call = m.Call(endpoint=endpoint, args=raw, op=op, by=self._by(op), k=self._next(pid), wait=wait)
         self._process.send(pid, call, op.n)
 
-    def command(self, name: str, subject: str, raw: Raw, pending: Callable[[Op], Any], id_: str = "") -> Op:
+    def command(
+        self,
+        name: str,
+        subject: str,
+        raw: Raw,
+        pending: Callable[[Op], Any],
+        id_: str = "",
+        *,
+        compared: bytes | None = None,
+    ) -> Op:
         """Send a command to a service; `pending` makes what its answer is settled with."""
-        op = self._process.operation("command", name, raw)
+        op = self._process.operation("command", name, raw if compared is None else compared)
         self.calls[op.n] = pending(op)
         self.keepsakes.asked(op, subject, raw)
         self.commands.send(name.partition(".")[2], subject, raw, op, id_=id_)
         return op
 
-    def tell(self, name: str, subject: str, raw: Raw) -> None:
+    def tell(self, name: str, subject: str, raw: Raw, compared: bytes | None = None) -> None:
         """Send a command that has no answer."""
-        op = self._process.operation("tell", name, raw)
+        op = self._process.operation("tell", name, raw if compared is None else compared)
+        self.keepsakes.asked(op, subject, raw)
         self.commands.send(name.partition(".")[2], subject, raw, op, awaited=False)
 
     def link(self, pid: str, *, off: bool = False) -> None:

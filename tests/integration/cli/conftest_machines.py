@@ -10,7 +10,7 @@ import pytest
 from conftest_cli import Stack
 from regrow import LocalImage, Machine, machine
 from regrow.client import Client
-from regrow.machines.outside import machines_of
+from regrow.outside import acting
 from regrow_cli.machines import records
 from regrow_cli.os_process import identify, is_alive
 from regrow_protocol.bus import Bus
@@ -26,7 +26,7 @@ def make(stack: Stack) -> Iterator[Make]:
     made: list[Machine] = []
 
     async def run(name: str, app: str) -> Machine:
-        async with await Bus.connect(stack.url, name="test") as bus, machines_of(Client(bus), app):
+        async with await Bus.connect(stack.url, name="test") as bus, acting(Client(bus), app):
             return await machine(LocalImage(), keep=True, name=name)
 
     def new(name: str = "", app: str = APP) -> Machine:

@@ -14,7 +14,7 @@ import pytest
 from msgspec.structs import replace
 from regrow import LocalImage, Machine, machine
 from regrow.client import Client
-from regrow.machines.outside import machines_of
+from regrow.outside import acting
 from regrow_cli.data_dir import DataDir, StackInfo
 from regrow_cli.machines import record_of
 from regrow_cli.os_process import is_alive
@@ -43,7 +43,7 @@ async def _machines(info: StackInfo) -> AsyncIterator[Bus]:
     """Connected, with a scope for machines."""
     async with await Bus.connect(info.url, name="test") as bus:
         await streams.ensure(bus)
-        async with machines_of(Client(bus), APP):
+        async with acting(Client(bus), APP):
             yield bus
 
 

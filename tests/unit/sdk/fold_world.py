@@ -25,6 +25,7 @@ from regrow.operations import Env, Output
 from regrow.process import Process
 from regrow_protocol import ids
 from regrow_protocol import messages as m
+from regrow_protocol.agents import Entry
 from regrow_protocol.messages import Failure
 
 BEGIN = 1_700_000_000.0
@@ -51,6 +52,7 @@ class World:
         histories: what each process was given and sent, by pid.
         replies: of clients' calls, by their subject.
         commands: to services, with their subjects; tests answer them.
+        entries: that processes added to conversations of agents, by their subject.
         clock: time of the last message, seconds since 1970.
         hold: a step for which it is true is not run; a test answers it by `answer`.
     """
@@ -62,6 +64,7 @@ class World:
         self.histories: dict[str, list[Turn]] = {}
         self.replies: dict[str, list[m.Reply]] = {}
         self.commands: list[tuple[str, m.Command]] = []
+        self.entries: dict[str, list[Entry]] = {}
         self.clock = BEGIN
         self.hold: Callable[[str], bool] = lambda _name: False
         self.steps_run = 0
@@ -157,6 +160,8 @@ class World:
             self.replies.setdefault(output.target, []).append(m.decode(m.encode(output.message), m.Reply))
         elif output.to == "command":
             self.commands.append((output.target, m.decode(m.encode(output.message), m.Command)))
+        elif output.to == "agent":
+            self.entries.setdefault(output.target, []).append(m.decode(m.encode(output.message), Entry))
 
     def _attend(self, process: Process) -> None:
         for n in process.new_local:

@@ -15,6 +15,7 @@ import random as _random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import msgspec
@@ -27,9 +28,10 @@ from regrow_protocol.images import Image
 from regrow_protocol.messages import Failure, Op
 
 from .. import restart, scope
+from ..belongings import Belongings
 from ..codec import NULL, Signature, to_raw
 from ..commanding import Asked, Feed
-from ..definition import ProcessType
+from ..definition import ProcessType, image_of
 from ..errors import CallFailed, ContinueAsNew, ExecutionFailed, ProcessGone, failure_of
 from ..handle import EventFeed, ProcessHandle
 from ..operations import Pending, Step, StepPolicy
@@ -92,6 +94,7 @@ class BodyScope:
         self._children: dict[str, tuple[Pending, int]] = {}
         self._endpoints: dict[str, tuple[Callable[..., Coroutine[Any, Any, Any]], Signature]] = {}
         self._calls: set[asyncio.Task[None]] = set()
+        self.belongings = Belongings()
         self._outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._abandoned = False
         self._cancelled = False
@@ -280,8 +283,10 @@ class BodyScope:
         return self._expect(number, "call", endpoint, Any, CallFailed).future
 
     def command(
-        self, name: str, subject: str, args: Struct, type_: Any, base: type[RegrowError], feed: Feed | None = None
-    ) -> Asked:
+        self, name: str, subject: str, args: Struct, type_: Any, base: type[RegrowError], feed: Feed | None = None,
+        *, compared: bytes | None = None,
+    ) -> Asked:  # fmt: skip
+        del compared  # it is the recorded act that is folded again
         raw = Raw(m.encode(args))
         number = self._act("command", restart.CommandAct(name, subject, raw, feed is not None))
         if feed is not None:
@@ -290,8 +295,21 @@ class BodyScope:
             f"{self.pid}.{self.incarnation}.b{number}", self._expect(number, "command", name, type_, base).future
         )
 
-    def tell(self, name: str, subject: str, args: Struct) -> None:
+    def tell(self, name: str, subject: str, args: Struct, *, compared: bytes | None = None) -> None:
+        del compared
         self._act("tell", restart.CommandAct(name, subject, Raw(m.encode(args))))
+
+    def background(self, coro: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something beside the body; it is cancelled with the calls that are under way."""
+
+        async def run() -> None:
+            with suppress(ProcessGone):
+                await coro
+
+        task = asyncio.get_running_loop().create_task(run(), context=self._context.copy())
+        self._calls.add(task)
+        task.add_done_callback(self._calls.discard)
+        return task
 
     @property
     def inputs_since_start(self) -> int:
@@ -303,7 +321,7 @@ class BodyScope:
 
     @property
     def given_image(self) -> Image | None:
-        return self.start.machine
+        return image_of(self.start, self.type)
 
     @property
     def snapshot_on_failure(self) -> bool:
@@ -376,7 +394,7 @@ class BodyScope:
         return self.watch(pid).subscribe(lambda event: self.emit(event.type, event.data, event.source or source))
 
     def expose(self, function: Callable[..., Coroutine[Any, Any, Any]], name: str) -> None:
-        self._endpoints[name] = (function, Signature(function, f"{name}()"))
+        self._endpoints[name] = (function, Signature(function, f"{name.rpartition('/')[2]}()"))
         self._act("expose", restart.ExposeAct(name, described(function, name)))
 
     def finish(self, status: m.Status, value: Any, failure: Failure | None) -> None:

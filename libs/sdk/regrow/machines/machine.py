@@ -23,7 +23,7 @@ from regrow_protocol.machines import Description, ExecDone, MachineRef, Port
 
 from .. import scope
 from ..api import step
-from ..commanding import Asked
+from ..commanding import Asked, taken
 from ..errors import InvalidArguments
 from .errors import MachineError, MachineLost
 from .execution import ExecResult, ExecStream, LineFeed, result_of
@@ -77,7 +77,10 @@ async def machine(
         snapshot_on_failure=snapshot_on_failure or here.snapshot_on_failure,
     )
     asked = here.command("machine.create", wire.create_subject(here.app), create, MachineRef, MachineError)
-    return _handle(await asked.future)
+    made = _handle(await taken(asked, lambda late: _handle(late)._tell_stop()))
+    if here.belongings is not None:
+        here.belongings.machines[made.id] = made
+    return made
 
 
 def _handle(ref: MachineRef) -> Machine:
@@ -225,7 +228,12 @@ class Machine:
 
     async def stop(self) -> None:
         """End it, and all that runs on it; one that is gone already is fine."""
+        _forget(self.id)
         await self._ask("stop", wire.Nothing(), None).future
+
+    def _tell_stop(self) -> None:
+        _forget(self.id)
+        scope.current().tell("machine.stop", self._subject, wire.Nothing())
 
     async def snapshot(self, name: str = "") -> str:
         """Keep its state; the snapshot's id, for `from_snapshot`. Raises Unsupported where the backend cannot."""
@@ -240,8 +248,11 @@ class Machine:
         """
         if n < 1:
             raise ValueError(f"fork() makes one machine or more, not {n}")
-        made = await self._ask("fork", wire.MachineFork(n, wait), list[MachineRef]).future
-        return [_handle(ref) for ref in made]
+        made = [_handle(ref) for ref in await self._ask("fork", wire.MachineFork(n, wait), list[MachineRef]).future]
+        here = scope.current()
+        if here.belongings is not None:
+            here.belongings.machines |= {each.id: each for each in made}
+        return made
 
     async def describe(self, *, line: str = "") -> Description:
         """What is known of it; with `line`, its `shell` is a program that runs that line there on a terminal."""
@@ -257,6 +268,7 @@ class Machine:
         """Hand it to another process of the app (or its pid): it is stopped with that one instead."""
         pid = handle if isinstance(handle, str) else handle.pid
         await self._ask("give", wire.Give(pid), None).future
+        _forget(self.id)
 
     async def __aenter__(self) -> Machine:
         return self
@@ -278,6 +290,12 @@ class Machine:
                 hint="only processes of its app can use a machine",
             )
         return here.command(f"machine.{name}", self._subject, args, type_, MachineError, feed)
+
+
+def _forget(id_: str) -> None:
+    here = scope.current()
+    if here.belongings is not None:
+        here.belongings.machines.pop(id_, None)
 
 
 def _is_file(path: str) -> bool:

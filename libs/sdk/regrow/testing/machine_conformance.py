@@ -35,7 +35,7 @@ from ..machines import (
     from_snapshot,
     machine,
 )
-from ..machines.outside import machines_of
+from ..outside import acting
 from .managers import Manager
 
 C = TypeVar("C", bound="MachineConformance")
@@ -96,7 +96,7 @@ class MachineConformance:
         """Whoever uses the machines: outside of all processes."""
         async with await Bus.connect(testing.nats_url(), name="regrow-conformance") as bus:
             client = Client(bus)
-            async with machines_of(client, "conformance"):
+            async with acting(client, "conformance"):
                 yield client
             await client.close()
 

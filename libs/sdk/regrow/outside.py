@@ -1,8 +1,9 @@
-"""Machines from outside of processes: for scripts, the command line and tests.
+"""Machines and agents from outside of processes: for scripts, the command line and tests.
 
-Inside `async with machines_of(client, app)` everything of `regrow.machines` works as in a body, but that nothing is
-journalled: who is killed here has to look for their machines themselves (`regrow machines`). A machine made here has no
-owner: it lives until it is stopped.
+Inside `async with acting(client, app)` everything of `regrow.machines` works as in a body, and what anybody may do with
+an agent (`Agent.of(record)`: send, describe, its conversation), with grants and with connections of agents; but nothing
+is journalled: who is killed here has to look for their machines themselves (`regrow machines`). A machine made here has
+no owner: it lives until it is stopped. An agent cannot be made here.
 """
 
 from __future__ import annotations
@@ -18,24 +19,25 @@ from regrow_protocol import messages as m
 from regrow_protocol import streams
 from regrow_protocol.errors import RegrowError
 
-from .. import scope
-from ..client import Client, is_chunk
-from ..codec import from_raw
-from ..commanding import Asked, Feed
-from ..errors import raised
-from ..operations import StepPolicy
+from . import scope
+from .client import Client, is_chunk
+from .codec import from_raw
+from .commanding import Asked, Feed
+from .errors import raised
+from .operations import StepPolicy
 
 
 class Outside:
     """The scope of a client.
 
     Attributes:
-        app: that the machines belong to.
+        app: that the machines and agents belong to.
     """
 
     given_image = None
     snapshot_on_failure = False
     replaying = False
+    belongings = None
 
     def __init__(self, client: Client, app: str) -> None:
         self.app = app
@@ -48,9 +50,11 @@ class Outside:
         return time.time()
 
     def command(
-        self, name: str, subject: str, args: Struct, type_: Any, base: type[RegrowError], feed: Feed | None = None
-    ) -> Asked:
+        self, name: str, subject: str, args: Struct, type_: Any, base: type[RegrowError], feed: Feed | None = None,
+        *, compared: bytes | None = None,
+    ) -> Asked:  # fmt: skip
         """As that of a process."""
+        del compared
         n, reply = self._client.next_request()
         command = self._command(name, args, n, reply)
         asking = asyncio.get_running_loop().create_task(self._ask(subject, command, n, type_, base, feed))
@@ -78,8 +82,9 @@ class Outside:
             raise raised(base, answer.error)
         return from_raw(answer.value, type_) if isinstance(answer.value, Raw) else None
 
-    def tell(self, name: str, subject: str, args: Struct) -> None:
+    def tell(self, name: str, subject: str, args: Struct, *, compared: bytes | None = None) -> None:
         """As that of a process."""
+        del compared
         n, _ = self._client.next_request()
         command = self._command(name, args, n, "")
         self._client.bus.publish_soon(streams.COMMANDS, subject, m.encode(command), command.id)
@@ -118,8 +123,8 @@ class _Pieces:
 
 
 @asynccontextmanager
-async def machines_of(client: Client, app: str) -> AsyncGenerator[Outside]:
-    """Use machines of `app` through `client`."""
+async def acting(client: Client, app: str) -> AsyncGenerator[Outside]:
+    """Use machines and agents of `app` through `client`."""
     outside = Outside(client, app)
     here, bus = scope.ambient.set(outside), scope.bus.set(client.bus)
     try:
