@@ -15,7 +15,7 @@ DEV := $(VENV)/.installed-dev
 SETUP := deploy/setup
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-replay check format bench chaos system-deps clean
+.PHONY: help setup demo test test-replay check format bench chaos system-deps harnesses clean
 .DELETE_ON_ERROR:
 
 help: ## List the targets
@@ -50,6 +50,9 @@ chaos: $(DEV) ## Run the long form of the tests that kill real processes
 
 system-deps: ## Debian: install what keeps tests from being skipped (optional; root or passwordless sudo)
 	@sh deploy/debian/system-deps
+
+harnesses: ## Install agents' harnesses from npm into .harness (ARGS="pi codex" only these)
+	@sh deploy/harnesses/install $(ARGS)
 
 clean: ## Remove .venv, caches and build results
 	rm -rf $(VENV) build dist .pytest_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache

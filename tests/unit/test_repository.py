@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import tomllib
@@ -126,7 +127,14 @@ def test_every_dependency_pinned_is_within_the_other_extras_bounds() -> None:
         assert version is None or requirement.specifier.contains(version), f"{requirement}, but the pin is {version}"
 
 
-@pytest.mark.parametrize("script", [".ci/run", "deploy/setup", "deploy/debian/system-deps"])
+def test_harnesses_are_pinned() -> None:
+    """Each is named with one version, and nothing else is said of it."""
+    named = json.loads((ROOT / "deploy/harnesses/package.json").read_text())
+    assert set(named) == {"private", "dependencies"}
+    assert all(re.fullmatch(r"[0-9]+(\.[0-9]+)+", version) for version in named["dependencies"].values())
+
+
+@pytest.mark.parametrize("script", [".ci/run", "deploy/setup", "deploy/debian/system-deps", "deploy/harnesses/install"])
 def test_scripts_are_executable_and_parse(script: str) -> None:
     """Every script can be run as it is, and its shell accepts it."""
     path = ROOT / script
