@@ -43,6 +43,8 @@ KEEP_ALIVE = 20.0
 REST = 1.0
 """Seconds after the end of a turn in which another one may begin that belongs to the same answer."""
 SEND_PATIENCE = 30.0
+BETWEEN = "\n\n"
+"""Between two texts of an agent: callers put the chunks together as they are."""
 _BLANK = b"\t\n\r "
 
 
@@ -211,6 +213,7 @@ class Answer:
         self._turn = False
         self._turns = 0
         self._ended = ""
+        self._spoken = False
         self._news = asyncio.Event()
         self._said = time.monotonic()
 
@@ -238,7 +241,8 @@ class Answer:
             self._turn = data.get("state") == "started"
             self._turns += counts and not self._turn
         elif entry.type == "text" and counts and (text := data.get("text")):
-            self._say(_chunk("response", str(text)))
+            self._say(_chunk("response", f"{BETWEEN if self._spoken else ''}{text}"))
+            self._spoken = True
         elif entry.type in ("ended", "lost") and counts and not data.get("again"):
             self._ended = str(data.get("reason") or f"the agent is {entry.type}")
 

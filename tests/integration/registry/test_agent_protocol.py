@@ -191,7 +191,7 @@ async def test_a_prompt_and_its_answer(outside: NatsClient, harness: Harness) ->
         for body in (b"one two three", b' {"prompt": "one two three", "later": true, "attachments": []}'):
             chunks = [json.loads(each.data) for each in await _prompt(outside, subject, body)]
             assert chunks[0] == {"type": "status", "data": "ack"}
-            assert chunks[1:] == [{"type": "response", "data": word} for word in ("one", "two", "three")]
+            assert chunks[1:] == [{"type": "response", "data": word} for word in ("one", "\n\ntwo", "\n\nthree")]
 
 
 async def test_a_prompt_to_a_busy_agent(outside: NatsClient, harness: Harness) -> None:
@@ -207,7 +207,7 @@ async def test_a_prompt_to_a_busy_agent(outside: NatsClient, harness: Harness) -
     await harness.tell("text", text="hello yourself")
     await harness.tell("turn", state="ended")
     chunks = [json.loads(each.data)["data"] for each in await asking]
-    assert chunks == ["ack", "still busy", "hello yourself"]
+    assert chunks == ["ack", "still busy", "\n\nhello yourself"]
 
 
 MALFORMED = [
