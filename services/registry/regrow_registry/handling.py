@@ -36,6 +36,9 @@ from .records import Records
 
 TRY_AGAIN = (Unreachable, StorageFull, WrongRevision)
 """What a command is given back for: it is nobody's answer."""
+GATHER = 0.05
+"""Seconds for which what a process without a name exposes waits for more of it, and perhaps for its end: one that is
+soon over is never written."""
 
 
 class Refused(RegrowError):
@@ -109,7 +112,7 @@ class Handling:
                 since={**record.since, name: position},
             )
 
-        record = await self._records.change(pid, with_it)
+        record = await self._records.change(pid, with_it, gather=0.0 if args.name else GATHER)
         if record is not None and record.name and not record.ended:
             await self._records.claim(record)
 

@@ -90,16 +90,17 @@ class Records:
         found = await self._read(pid)
         return None if found is None or found.record.ended else found.record
 
-    async def change(self, pid: str, change: Change) -> EndpointsRecord | None:
+    async def change(self, pid: str, change: Change, *, gather: float = 0.0) -> EndpointsRecord | None:
         """Change the record of a process; what stands there then.
 
-        What several commands want to change while one is written is written at once.
+        What several commands want to change while one is written, or waits for `gather` seconds, is written at once.
         """
         batch = self._changing.setdefault(pid, _Batch())
         done: asyncio.Future[EndpointsRecord | None] = asyncio.get_running_loop().create_future()
         batch.waiting.append((change, done))
         async with batch.lock:
             if not done.done():
+                await asyncio.sleep(gather)
                 await self._write_batch(pid, batch)
         if not batch.waiting and not batch.lock.locked() and self._changing.get(pid) is batch:
             del self._changing[pid]
@@ -129,6 +130,8 @@ class Records:
                 new = change(new) or new
             if new is None or new == old:
                 return old
+            if old is None and new.ended and len(changes) > 1:
+                return new  # it has come and gone
             ttl = KEEP if new.ended else None
             body = messages.encode(new)
             try:
