@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 import urllib.parse
@@ -144,9 +145,9 @@ async def test_broken_frames_harm_nobody(caller: Caller, rt: Runtime) -> None:
             assert (await it.call("c", "nothing"))["error"]["code"] == "tool-not-found"
         async with Socket(agent) as it:
             await it.next("hello")
-            with pytest.raises(websockets.ConnectionClosed):
+            with contextlib.suppress(websockets.ConnectionClosed):
                 await it.socket.send("x" * (10 * 1024 * 1024))
-                await it.socket.recv()
+            await it.socket.wait_closed()
             assert it.socket.close_code in (1009, 1006), "too big; a reset may overtake the reason"
         assert (await steady.call("one", "add", a=1, b=1))["value"] == 2
 
