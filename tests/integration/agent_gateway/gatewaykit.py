@@ -65,6 +65,15 @@ class Caller:
 
     async def answer(self, command: Command, timeout: float = PATIENCE) -> Any:
         """The answer to a command. Raises Refused for an error."""
+        return await self._answer(command, agents.ANSWERS[command.name], timeout)
+
+    async def ask_on(self, subject: str, name: str, args: Struct, type_: Any) -> Any:
+        """Send a command to another service, and wait for its answer."""
+        command = self.command(name, args)
+        await self.bus.publish(streams.COMMANDS, subject, messages.encode(command), command.id)
+        return await self._answer(command, type_, PATIENCE)
+
+    async def _answer(self, command: Command, type_: Any, timeout: float) -> Any:
         async with asyncio.timeout(timeout):
             while (found := await self.bus.last(streams.REPLIES, command.reply)) is None:
                 await asyncio.sleep(0.005)
@@ -72,7 +81,6 @@ class Caller:
         if reply.error is not None:
             raise Refused(reply.error)
         assert isinstance(reply.value, Raw)
-        type_ = agents.ANSWERS[command.name]
         return messages.decode(reply.value, type_) if type_ is not None else msgspec.json.decode(reply.value)
 
     async def ask(self, name: str, args: Struct, agent: str = "", *, timeout: float = PATIENCE) -> Any:
