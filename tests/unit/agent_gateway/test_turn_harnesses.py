@@ -131,12 +131,18 @@ def test_claude_code_resumes_what_it_has_begun(turn: Any, tmp_path: Path) -> Non
 
 def test_codex_resumes_what_it_has_begun(turn: Any) -> None:
     """The conversation's id is what it told first, which is nothing for the gateway."""
-    lines = '{"type":"thread.started","thread_id":"t-1"}\n{"type":"turn.started"}\n{"type":"turn.completed","usage":{}}'
-    first = turn("codex", "do\nit", lines, options={"args": "-c 'x = 1'"})
+    begun = '{"type":"thread.started","thread_id":"t-0"}\n{"type":"turn.started"}\n'
+    turn("codex", "it was killed before the model did anything", begun)
+    lines = (
+        f'{begun.replace("t-0", "t-1")}{{"type":"item.started","item":{{}}}}\n{{"type":"turn.completed","usage":{{}}}}'
+    )
+    first = turn("codex", "do\nit", lines, options={"args": "-c 'x = 1'", "program": "codex --y"})
     assert (first["code"], first["stdin"]) == (0, "do\nit")
+    assert first["args"][:2] == ["--y", "exec"]
+    del first["args"][0]
     assert (first["args"][0], first["args"][-1]) == ("exec", "-")
     assert "x = 1" in first["args"]
-    assert [line["type"] for line in first["told"]] == ["turn.started", "turn.completed"]
+    assert [line["type"] for line in first["told"]] == ["turn.completed"]
     again = turn("codex", "on")["args"]
     assert (again[:2], again[-2:]) == (["exec", "resume"], ["t-1", "-"])
 

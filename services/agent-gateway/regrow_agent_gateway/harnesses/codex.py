@@ -1,6 +1,6 @@
 """OpenAI Codex, a run of `codex exec` for each message.
 
-The conversation's id is the first that it tells; later turns are `codex exec resume ID`. Login and settings are the
+The conversation's id is what it tells first; later turns are `codex exec resume ID`. Login and settings are the
 machine user's (`CODEX_HOME`, keys by `env`); the option `config` has further ones, a line `key = value` of TOML each.
 It asks nobody and is in no sandbox (option `sandbox`, as its `sandbox_mode`): the agent's machine is the sandbox.
 """
@@ -17,18 +17,24 @@ from regrow_protocol.agents import Usage
 from ..harness import Setting
 from .turns import PATIENCE, SERVER, Told, TurnHarness, count, mapping, noted, said, used
 
-TURN = """id=$(conversation)
+# Codex writes down what it has begun some 20 ms after it has said so, and refuses to resume what it has not written:
+# a conversation counts from what the model does first.
+TURN = """id=$(conversation) begun=
 harness() {{ {command} ${{id:+resume}} {args} ${{id:+"$id"}} -; }}
 worth() {{
     case $line in
     '{{"type":"thread.started"'*)
-        rg_id=${{line#*'"thread_id":"'}}
-        keep_conversation "${{rg_id%%\\"*}}"
+        begun=${{line#*'"thread_id":"'}}
+        begun=${{begun%%\\"*}}
         return 1
         ;;
-    *'"type":"item.completed"'* | *'"type":"turn.'* | *'"type":"error"'*) ;;
+    *'"type":"error"'* | '{{"type":"turn.failed"'*) return 0 ;;
+    '{{"type":"item.'* | '{{"type":"turn.completed"'*) ;;
     *) return 1 ;;
     esac
+    keep_conversation "$begun"
+    begun=
+    case $line in '{{"type":"item.started"'* | '{{"type":"item.updated"'*) return 1 ;; esac
 }}
 """
 
@@ -66,8 +72,8 @@ class CodexHarness(TurnHarness):
             args += ["-m", setting.model]
         for line in config:
             args += ["-c", line]
-        program, *more = shlex.split(self.command(setting))
-        return TURN.format(command=shlex.join([program, "exec"]), args=shlex.join([*args, *more]))
+        program = [*self.words(setting, "program", self.program), "exec"]
+        return TURN.format(command=shlex.join(program), args=shlex.join([*args, *self.words(setting, "args")]))
 
     def told(self, line: Mapping[str, Any]) -> list[Told]:
         """Messages of the model, its own tools, and at the end what the turn has used."""

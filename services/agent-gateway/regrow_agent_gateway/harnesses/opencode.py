@@ -1,6 +1,6 @@
 """opencode, a run of `opencode run` for each message.
 
-The conversation's id is the first that it tells; later turns are `opencode run --session ID`. Login and settings are
+The conversation's id is what it tells first; later turns are `opencode run --session ID`. Login and settings are
 the machine user's; the option `config` has further ones, a JSON object as in its `opencode.json`. The model is named
 as `provider/model`. It asks nobody; the agent's machine is the sandbox.
 """

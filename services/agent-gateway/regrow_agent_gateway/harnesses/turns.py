@@ -2,7 +2,7 @@
 
 The driver feeds them (`launching/driver.sh`); what they tell as lines of JSON goes to the door `output`
 (`launching/tell.sh`), where `TurnHarness.told` makes entries of the conversation of it. So no machine needs more than
-the harness, tmux and curl. Common options: `program`, where that is not on the machine's PATH; `args`, further ones.
+the harness, tmux and curl. Common options: `program`, what to run, as `npx codex`; `args`, further arguments for it.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class TurnHarness(Harness):
     def launch(self, setting: Setting) -> Launch:
         setting.check_options({"program", "args", *self.known_options})
         source = '. "$REGROW_AGENT_FOLDER/tell.sh"\n'
-        name, how = shlex.quote(setting.options.get("program", self.program)), shlex.quote(self.how)
+        name, how = shlex.quote(self.words(setting, "program", self.program)[0]), shlex.quote(self.how)
         return spooled(
             setting,
             f'{source}{self.turn(setting)}take "$1" "$2"\n',
@@ -93,11 +93,14 @@ class TurnHarness(Harness):
 
     def command(self, setting: Setting, *args: str) -> str:
         """The program with arguments as words of `sh`, the user's own behind them."""
+        return shlex.join([*self.words(setting, "program", self.program), *args, *self.words(setting, "args")])
+
+    def words(self, setting: Setting, option: str, usual: str = "") -> list[str]:
+        """An option that holds words as `sh` reads them. Raises BadSetting."""
         try:
-            more = shlex.split(setting.options.get("args", ""))
+            return shlex.split(setting.options.get(option, "")) or [usual] * bool(usual)
         except ValueError as error:
-            raise BadSetting(f"The option args of the agent {setting.name!r} cannot be read: {error}") from error
-        return shlex.join([setting.options.get("program", self.program), *args, *more])
+            raise BadSetting(f"{option} of the agent {setting.name!r} are no words for a shell: {error}") from error
 
 
 # Reading what programs say, whatever it is ----------------------------------------------------------------------------
