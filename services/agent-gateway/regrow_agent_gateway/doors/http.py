@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from ..context import Context
 from ..desk import Desk
-from ..errors import InvalidRequest
+from ..errors import InvalidRequest, NotNow, TooMany
 from ..mail import Mail, Mailbox
 from ..measures import MESSAGES
 from . import telling
@@ -65,13 +65,17 @@ class HttpDoor:
         try:
             # until it is answered, or the agent has no more patience or goes away, or this gateway stops
             await first(asyncio.wait([calling]), _gone(request), self._here.stopping, timeout=seconds or None)
+            if not calling.done() and self._here.stopping.is_set():
+                raise NotNow("This gateway stops", hint=f"make the same call again, with Regrow-Call: {call}")
             if not calling.done():
                 return json({"call": call, "state": "waiting"}, 202, {"regrow-call": call})
             answer = telling.outcome(calling.result())
         finally:
             calling.cancel()
-        failed = "error" in answer
-        return json(answer if failed else answer["value"], FAILED if failed else 200, {"regrow-call": call})
+        if "error" not in answer:
+            return json(answer["value"], 200, {"regrow-call": call})
+        status = TooMany.status if answer["error"]["code"] == TooMany.code else FAILED
+        return json(answer, status, {"regrow-call": call})
 
     async def messages(self, request: Request) -> Response:
         """What was said to the agent after a sequence: now, within some seconds, or as a stream of events."""
