@@ -143,10 +143,18 @@ Launch = Callable[..., Running]
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """A stack of this module's own."""
-    made = Stack(tmp_path_factory.mktemp("data") / "regrow")
+    with stack_in(tmp_path_factory.mktemp("data"), {}) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def stack_in(folder: Path, environment: dict[str, str]) -> Iterator[Stack]:
+    """A stack whose data is in a folder, with these variables besides."""
+    made = Stack(folder / "regrow")
+    made.environment |= environment
     with pytest.MonkeyPatch.context() as patch:
         for name, value in made.environment.items():
-            if name.startswith("REGROW_"):
+            if name.startswith("REGROW_") or name in environment:
                 patch.setenv(name, value)
         made.url = ensure_stack(made.data, keep=True, timeout=60.0).url
     yield made

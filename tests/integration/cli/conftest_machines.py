@@ -14,6 +14,7 @@ from regrow.outside import acting
 from regrow_cli.machines import records
 from regrow_cli.os_process import identify, is_alive
 from regrow_protocol.bus import Bus
+from regrow_protocol.images import AnyImage
 from regrow_protocol.machines import MachineRecord
 
 APP = "boxes"
@@ -22,15 +23,15 @@ Make = Callable[..., Machine]
 
 @pytest.fixture
 def make(stack: Stack) -> Iterator[Make]:
-    """Makes a local machine without an owner, with a name; all of the test are stopped after it."""
+    """Makes a machine without an owner, with a name, local or of an image; all of the test are stopped after it."""
     made: list[Machine] = []
 
-    async def run(name: str, app: str) -> Machine:
+    async def run(name: str, app: str, image: AnyImage) -> Machine:
         async with await Bus.connect(stack.url, name="test") as bus, acting(Client(bus), app):
-            return await machine(LocalImage(), keep=True, name=name)
+            return await machine(image, keep=True, name=name)
 
-    def new(name: str = "", app: str = APP) -> Machine:
-        made.append(asyncio.run(run(name, app)))
+    def new(name: str = "", app: str = APP, image: AnyImage | None = None) -> Machine:
+        made.append(asyncio.run(run(name, app, image or LocalImage())))
         return made[-1]
 
     yield new

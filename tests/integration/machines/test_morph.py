@@ -62,7 +62,7 @@ async def test_programs_and_files(backend: MorphBackend, morph: Morph) -> None:
     await backend.write(data, path, bytes(range(256)) * 4096)
     assert await backend.read(data, path) == bytes(range(256)) * 4096
     assert backend.env(data) == {"A": "1"}
-    assert backend.shell(data)[1:] == ["instance", "ssh", data["instance"]]
+    assert backend.shell(data)[-3:] == [data["instance"], data["workdir"], ""]
     assert backend.memory(image(memory="2g")) == 2 * 1024**3
     await backend.stop(data)
     await backend.stop(data)

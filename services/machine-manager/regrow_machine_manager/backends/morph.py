@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
-import sysconfig
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -169,12 +168,11 @@ class MorphBackend(SSHMachines[MorphImage]):
         return Port(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
 
     def shell(self, data: Data, line: str = "") -> list[str]:
-        """The SDK's own program; it needs `MORPH_API_KEY` as the manager does. With a line it has no terminal."""
-        if line:
-            return []
-        beside = Path(sysconfig.get_path("scripts")) / "morphcloud"
-        program = str(beside) if beside.exists() else shutil.which("morphcloud") or "morphcloud"
-        return [program, "instance", "ssh", data["instance"]]
+        """A program of ours (`morph_shell`), which needs `MORPH_API_KEY` as the manager does."""
+        address = self.address(data)
+        module = f"{__package__}.morph_shell"
+        where = [address.host, str(address.port), address.known_hosts, data["instance"], data["workdir"], line]
+        return [sys.executable, "-m", module, *where]
 
     # How --------------------------------------------------------------------------------------------------------------
 

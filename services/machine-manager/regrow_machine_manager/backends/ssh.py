@@ -17,9 +17,7 @@ import asyncio
 import json
 import os
 import posixpath
-import shlex
 from collections.abc import Mapping
-from pathlib import Path
 from typing import ClassVar
 
 from regrow_protocol.images import SSHImage
@@ -31,6 +29,7 @@ from . import _ssh_scripts as scripts
 from ._ssh_address import Address, InvalidAddress, from_data, parse
 from ._ssh_link import file_credentials
 from ._ssh_machines import SSHMachines
+from ._ssh_shell import program
 
 
 class SSHBackend(SSHMachines[SSHImage]):
@@ -118,15 +117,7 @@ class SSHBackend(SSHMachines[SSHImage]):
         return Port(address.host, port)
 
     def shell(self, data: Data, line: str = "") -> list[str]:
-        address = self.address(data)
-        what = f"exec sh -c {shlex.quote(line)}" if line else 'exec "${SHELL:-/bin/sh}" -l'
-        command = f"cd {shlex.quote(data['workdir'])} && {what}"
-        through: list[str] = []
-        if address.jump:
-            # -J would take neither the key nor the known hosts.
-            jump = ["ssh", *_options(address.jump), "-W", "[%h]:%p", "--", address.jump.host]
-            through = ["-o", f"ProxyCommand={shlex.join(jump)}"]
-        return ["ssh", "-t", *_options(address), *through, "--", address.host, command]
+        return program(self.address(data), data["workdir"], line)
 
     # How --------------------------------------------------------------------------------------------------------------
 
@@ -195,17 +186,6 @@ class SSHBackend(SSHMachines[SSHImage]):
 
     def _noted(self) -> dict[str, Data]:
         return {path.stem: json.loads(path.read_text()) for path in self._notes.glob("[!.]*.json")}
-
-
-def _options(address: Address) -> list[str]:
-    options = ["-p", str(address.port), "-l", address.user]
-    options += ["-o", "StrictHostKeyChecking=yes", "-o", f"UserKnownHostsFile={_quoted(address.known_hosts)}"]
-    return [*options, "-o", "IdentitiesOnly=yes", "-i", address.key] if address.key else options
-
-
-def _quoted(path: str | Path) -> str:
-    """A path as ssh's own options have it."""
-    return f'"{path}"' if " " in str(path) else str(path)
 
 
 def _base(data: Data) -> str:
