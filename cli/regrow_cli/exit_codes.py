@@ -56,6 +56,7 @@ BY_ERROR: Final[dict[str, int]] = {
     "ambiguous-agent": 5,
     "agent-ended": 5,
     "grant-not-found": 5,
+    "schedule-not-found": 5,
     "machine-not-found": 5,
     "ambiguous-machine": 5,
     "machine-lost": 5,

@@ -20,13 +20,13 @@ from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_typ
 import msgspec
 from msgspec import Raw, Struct
 
-from . import agents, endpoints, images, machines, messages, streams, subjects
+from . import agents, endpoints, images, machines, messages, schedules, streams, subjects
 
 Json: TypeAlias = dict[str, Any]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 INPUTS: tuple[type[Struct], ...] = get_args(messages.Input)
-_MODULES = (messages, images, machines, agents, endpoints)
+_MODULES = (messages, images, machines, agents, endpoints, schedules)
 _SERVICES = (machines, agents, endpoints)
 _RECORD = re.compile(r"`(?P<bucket>regrow_\w+)`, key `(?P<key>[^`]+)`")
 
@@ -227,6 +227,7 @@ _PARAMETERS = {
     "node": "Name of a node: the managers that reach the machine. Encoded as one token.",
     "part": "Partition of the process: CRC-32 of its pid modulo the app's number of partitions.",
     "pid": "Id of the process.",
+    "schedule": "Name of the schedule. Encoded as one token.",
     "rest": "One token or more that say what it was.",
     "service": "Name of the service.",
     "type": "The type of the event or entry. Encoded as one token.",
@@ -309,6 +310,8 @@ _CHANNELS = (
     _subject(agents.answer_subject, streams.AGENTS, ("receive", "send"), (_Body(agents.Entry),)),
     _subject(endpoints.registry_subject, streams.COMMANDS, ("receive", "send"), (_Body(messages.Command),)),
     _subject(endpoints.call_record_subject, streams.CALLS, ("send",), (_Body(endpoints.CallRecord),)),
+    _subject(schedules.schedule_subject, schedules.STREAM, ("send",), (_Body(schedules.Due),)),
+    _subject(schedules.due_subject, schedules.STREAM, ("receive",), (_Body(schedules.Due),)),
     _subject(subjects.dead, streams.DEAD, ("send",), (_Body(messages.DeadLetter),)),
 )
 

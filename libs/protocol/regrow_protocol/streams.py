@@ -117,6 +117,11 @@ STREAMS = (
     StreamSpec(COMMANDS, ("regrow.command.>",), fields={"retention": "workqueue"}),
     StreamSpec(REPLIES, ("regrow.reply.>",), max_age=600.0),
     StreamSpec(DEAD, ("regrow.dead.>",)),
+    StreamSpec(
+        "REGROW_SCHEDULES",
+        ("regrow.schedule.>",),
+        fields={"allow_msg_schedules": True, "allow_msg_ttl": True},
+    ),
 )
 
 BUCKETS = (
@@ -125,6 +130,7 @@ BUCKETS = (
     BucketSpec("regrow_partitions"),
     BucketSpec("regrow_cursors"),
     BucketSpec("regrow_limits"),
+    BucketSpec("regrow_schedules"),
     BucketSpec("regrow_commands"),
     BucketSpec("regrow_machines"),
     BucketSpec("regrow_agents"),

@@ -17,6 +17,7 @@ from .hosts import Hosts
 from .measures import TABLE
 from .partitions import Partitions
 from .projection import Projection
+from .schedules import Schedules
 from .settings import SupervisorSettings
 from .sweep import Sweep
 
@@ -34,12 +35,14 @@ async def serve(settings: SupervisorSettings, stopping: asyncio.Event) -> None:
         partitions = Partitions(bus, hosts, metrics, settings.partitions)
         sweep = Sweep(bus, hosts, partitions, metrics, settings.upgrade_grace)
         projection = Projection(bus, metrics, NAME)
+        schedules = Schedules(bus, hosts, partitions, metrics, NAME)
         running.checks["hosts"] = lambda: "" if hosts.current.is_set() else "the hosts are not read yet"
         return {
             "hosts": until(stopping, hosts.run()),
             "partitions": until(stopping, partitions.run()),
             "sweep": until(stopping, sweep.run()),
             "projection": projection.run(stopping),
+            "schedules": schedules.consumer.run(stopping),
         }
 
     await running.run(tasks)

@@ -18,4 +18,6 @@ ORPHANS = Metric(
 PROJECTED = Metric(Counter, "regrow_projected_events", "Events that went into the list of processes.")
 LAG = Metric(Gauge, "regrow_projection_lag_seconds", "Age of the last event when the list of processes showed it.")
 
-TABLE: tuple[Metric[Any], ...] = (HOSTS, OWNED, TAKEOVERS, MOVES, UPGRADES, ORPHANS, PROJECTED, LAG)
+SCHEDULED = Metric(Counter, "regrow_scheduled_runs", "Runs of schedules, by what became of them.", ("app", "outcome"))
+
+TABLE: tuple[Metric[Any], ...] = (HOSTS, OWNED, TAKEOVERS, MOVES, UPGRADES, ORPHANS, PROJECTED, LAG, SCHEDULED)

@@ -100,7 +100,10 @@ async def test_machines_outlive_the_kill_of_everything(folder: Path, place: Data
         where = Path(await _ticking(box))
     victims = [
         info.process,
-        *(child(place, name).process for name in ("nats", "supervisor", "machine-manager", "registry", "agent-gateway")),
+        *(
+            child(place, name).process
+            for name in ("nats", "supervisor", "machine-manager", "registry", "agent-gateway")
+        ),
     ]
     for victim in victims:
         os.kill(victim.pid, signal.SIGKILL)

@@ -327,7 +327,7 @@ def test_addresses_are_what_the_functions_make() -> None:
 
 def test_every_family_of_subjects_that_carries_a_type_has_a_channel() -> None:
     """No family of subjects is left out of the document."""
-    families = {"inbox", "timer", "event", "agent", "called", "command", "reply", "dead"}
+    families = {"inbox", "timer", "event", "agent", "called", "schedule", "command", "reply", "dead"}
     covered = {
         channel["address"].split(".")[1] for channel in DOCUMENT["channels"].values() if channel["address"][0] != "$"
     }
