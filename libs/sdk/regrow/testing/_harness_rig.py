@@ -26,7 +26,7 @@ from .. import agent_process, expose, scope
 from ..client import RemoteProcess
 from ..errors import CallFailed, raised
 from ..machines import ExecResult, Machine, machine
-from ..machines.outside import machines_of
+from ..outside import acting
 from . import Runtime, runtime
 
 PATIENCE = 50.0
@@ -293,7 +293,7 @@ async def rig(url: str) -> AsyncGenerator[Rig]:
     async with (
         asyncio.timeout(PATIENCE),
         runtime(url=url, skip_time=False) as rt,
-        machines_of(rt.client, rt.app),
+        acting(rt.client, rt.app),
         await machine(LocalImage()) as box,
     ):
         made = Rig(rt, await rt.start(owner), box)
