@@ -4,115 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
-import urllib.request
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
 from typing import Any
 
-import pytest
-import pytest_asyncio
-from msgspec import Raw
+from http_agent import Harness, command, gateway, harness, working
 from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
 from regrow.testing import Runtime
-from regrow.testing.gateways import Gateway
 from regrow.testing.registries import Registry
-from regrow_protocol import messages
-from regrow_protocol.agents import Enrol, Enrolled, agent_subject, enrol_subject
+from regrow_protocol.agents import agent_subject
 from regrow_protocol.bus import Bus
-from regrow_protocol.ids import new_id
 from regrow_protocol.machines import Nothing
-from regrow_protocol.messages import Command, Ref, Reply
-from regrow_protocol.streams import COMMANDS, REPLIES
-from shops import eventually, shop
+from shops import eventually
 
-
-@pytest.fixture(scope="module")
-def gateway(nats_url: str) -> Iterator[Gateway]:
-    made = Gateway(nats_url)
-    made.start()
-    yield made
-    made.close()
-
-
-class Harness:
-    """An agent that is nothing but HTTP requests: it says each message back, word by word, in a turn."""
-
-    def __init__(self, enrolled: Enrolled) -> None:
-        self.id = enrolled.id
-        self._enrolled = enrolled
-        self._after = 0
-
-    async def ask(self, path: str, body: Any = None) -> Any:
-        return await asyncio.to_thread(self._ask, path, body)
-
-    def _ask(self, path: str, body: Any) -> Any:
-        request = urllib.request.Request(
-            self._enrolled.url + path,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={
-                "Authorization": f"Bearer {self._enrolled.token}",
-                "Content-Type": "application/json",
-                "Regrow-Session": "1",
-            },
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.loads(answer.read())
-
-    async def tell(self, type_: str, **data: Any) -> None:
-        await self.ask("/entries", {"type": type_, "data": data})
-
-    async def message(self) -> str:
-        """The next message to it."""
-        while True:
-            found = (await self.ask(f"/messages?after={self._after}&wait=1"))["messages"]
-            if found:
-                self._after = found[0]["seq"]
-                return found[0]["text"]
-
-    async def work(self) -> None:
-        while True:
-            text = await self.message()
-            await self.tell("turn", state="started")
-            for word in text.split():
-                await self.tell("text", text=word)
-            await self.tell("turn", state="ended")
-
-
-async def _command(bus: Bus, subject: str, command: Command) -> Any:
-    await bus.publish(COMMANDS, subject, messages.encode(command), command.id)
-
-    async def stored() -> Any:
-        return await bus.last(REPLIES, command.reply)
-
-    reply = messages.decode((await eventually(stored, "its answer")).data, Reply)
-    assert reply.error is None, reply.error
-    return reply.value
-
-
-@asynccontextmanager
-async def working(harness: Harness) -> AsyncIterator[None]:
-    task = asyncio.ensure_future(harness.work())
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
-
-
-@pytest_asyncio.fixture
-async def harness(rt: Runtime, bus: Bus, gateway: Gateway) -> Harness:
-    """An agent of a living process, that has come."""
-    process = await rt.start(shop)
-    id_ = new_id("x")
-    enrol = Enrol(name="echo", harness="none", model="parrot")
-    command = Command(
-        id=f"{process.pid}.0.1", app=rt.app, name="enrol", args=Raw(messages.encode(enrol)),
-        reply=f"regrow.reply.{id_}.1", by=Ref(process.pid, 0, 1),
-    )  # fmt: skip
-    made = Harness(messages.decode(await _command(bus, enrol_subject(rt.app), command), Enrolled))
-    await made.ask("/tools")  # it has come
-    return made
+__all__ = ["gateway", "harness"]
 
 
 async def _info(outside: NatsClient, harness: Harness) -> dict[str, Any]:
@@ -170,9 +74,7 @@ async def test_discovery_status_and_heartbeat(
     assert status["interval_s"] == 1
     beat = json.loads((await beats.next_msg(timeout=10)).data)
     assert beat.keys() == status.keys()
-    stop = Command(id=new_id("x"), app=rt.app, name="stop", args=Raw(messages.encode(Nothing())))
-    stop = Command(id=stop.id, app=rt.app, name="stop", args=stop.args, reply=f"regrow.reply.{stop.id}.1")
-    await _command(bus, agent_subject(rt.app, harness.id), stop)
+    await command(bus, rt.app, agent_subject(rt.app, harness.id), "stop", Nothing())
 
     async def gone() -> bool:
         try:

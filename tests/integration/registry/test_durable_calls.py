@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,6 +82,26 @@ async def test_a_repeated_command_is_one_call(rt: Runtime, outside: NatsClient, 
     await bus.publish(COMMANDS, registry_subject(rt.app), messages.encode(command), f"{command.id}.again")
     await all_handled(bus, rt.app)
     assert (await request(outside, f"regrow.api.{name}.sell", b'{"item":"b"}')).data == b"2"
+
+
+async def test_as_the_guide_has_it(rt: Runtime, outside: NatsClient, bus: Bus, name: str) -> None:
+    """The command that the guide shows, from a client that knows only NATS."""
+    await rt.start(street, name)
+    await holder(bus, name)
+    guide = (Path(__file__).parents[3] / "docs/guides/endpoints.md").read_text()
+    shown = re.search(r"regrow\.command\.registry\.shop '(.*?)'\n", guide, re.DOTALL)
+    assert shown is not None
+    command = json.loads(shown[1])
+    assert command["args"] == {"name": "pool", "endpoint": "add_task", "args": {"spec": "read the logs"}}
+    command |= {"id": f"{name}.1", "app": rt.app, "reply": f"regrow.reply.{name}.1"}
+    command["args"] = {"name": name, "endpoint": "sell", "args": {"item": "a"}}
+    stored = await outside.request(f"regrow.command.registry.{rt.app}", json.dumps(command).encode(), timeout=10)
+    assert json.loads(stored.data)["stream"] == COMMANDS
+
+    async def answered() -> Any:
+        return await bus.last(REPLIES, f"regrow.reply.{name}.1")
+
+    assert json.loads((await eventually(answered, "its answer")).data) == {"value": 1}
 
 
 async def test_what_is_refused(rt: Runtime, bus: Bus, name: str) -> None:
