@@ -38,8 +38,8 @@ def bearer(agent: Enrolled, **more: str) -> dict[str, str]:
 class Socket:
     """One connection of an agent; `async with` opens it. Frames that nobody has asked for yet are kept."""
 
-    def __init__(self, agent: Enrolled, *, after: int = 0, session: int = 0, **options: Any) -> None:
-        url = agent.url.replace("http", "ws", 1) + f"/ws?after={after}&session={session}"
+    def __init__(self, agent: Enrolled, *, after: int = 0, session: int = 0, window: int = 0, **options: Any) -> None:
+        url = agent.url.replace("http", "ws", 1) + f"/ws?after={after}&session={session}&window={window}"
         self._connecting = websockets.connect(
             url, additional_headers=bearer(agent), proxy=None, compression=None, **options
         )

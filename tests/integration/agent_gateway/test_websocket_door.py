@@ -60,6 +60,20 @@ async def test_after_a_cut_the_agent_goes_on_where_it_was(rt: Runtime) -> None:
     assert await process.call("called") == [["patient", 0.6]]
 
 
+async def test_no_more_messages_come_than_the_agent_has_room_for(caller: Caller) -> None:
+    """With a window, the next one comes when an earlier one is acknowledged."""
+    agent = await caller.enrol("a")
+    seqs = [await caller.ask("send", Send(str(n)), agent.id) for n in range(5)]
+    async with Socket(agent, window=2) as it:
+        await it.say(type="ping", id=1)
+        await it.next("pong", id=1)
+        assert [(await it.next("message"))["seq"] for _ in range(2)] == seqs[:2]
+        for seq in seqs[:3]:
+            assert not [frame for frame in it.frames if frame["type"] == "message"]
+            await it.say(type="ack", seq=seq)
+            assert (await it.next("message"))["seq"] == seqs[seqs.index(seq) + 2]
+
+
 async def test_tools_that_are_given_later_reach_a_connected_agent(caller: Caller) -> None:
     """Its own, and those of a connection to another agent."""
     agent, other = await caller.enrol("a"), await caller.enrol("b")

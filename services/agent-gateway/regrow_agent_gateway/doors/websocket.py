@@ -6,12 +6,14 @@ so after a cut the agent says where it stopped, repeats what was not answered or
 done twice.
 
 Back-pressure: one frame is sent at a time; an agent that does not take it for some seconds is cut, and of its messages
-no more than what is being sent is in memory. No more frames are read than there may be calls under way.
+no more than a page is in memory. An agent that wants no more than some messages at a time says so (`window`) and
+acknowledges them.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -52,14 +54,14 @@ class WebSocketDoor:
         """One connection."""
         try:
             visitor = await admit(self._desk, socket)
-            after = number(socket, "after", "0")
+            after, window = number(socket, "after", "0"), number(socket, "window", "0")
         except RegrowError as error:
             await socket.send_denial_response(refusal(error))
             return
         chosen = SUBPROTOCOL if SUBPROTOCOL in socket.scope.get("subprotocols", []) else None
         await socket.accept(chosen)
         with self._here.metrics[CONNECTIONS].labels("websocket").track_inprogress():
-            await _Connection(self._here, self._desk, self._mail, socket, visitor, self._abort).run(after)
+            await _Connection(self._here, self._desk, self._mail, socket, visitor, self._abort).run(after, window)
 
 
 class _Connection:
@@ -77,13 +79,15 @@ class _Connection:
         self._abort = abort
         self._sending = asyncio.Lock()
         self._calls: dict[str, asyncio.Task[None]] = {}
+        self._acknowledged = 0
+        self._acked = asyncio.Event()
         self._log = get_logger("websocket", agent=self._agent.id)
 
-    async def run(self, after: int) -> None:
+    async def run(self, after: int, window: int) -> None:
         """Until the agent goes, is told to go, or is cut."""
         works = [
             asyncio.create_task(self._listen(), name="listen"),
-            asyncio.create_task(self._tell(after), name="tell"),
+            asyncio.create_task(self._tell(after, window), name="tell"),
         ]
         try:
             done, _ = await asyncio.wait(works, return_when=asyncio.FIRST_COMPLETED)
@@ -126,8 +130,9 @@ class _Connection:
         except (RuntimeError, WebSocketDisconnect):
             return
 
-    async def _tell(self, after: int) -> None:
+    async def _tell(self, after: int, window: int) -> None:
         """Hand out messages, and say what has changed; ends with the connection's reason to end."""
+        open_: deque[int] = deque()
         here, agent = self._here, self._agent
         handed = here.metrics[MESSAGES].labels("websocket")
         with self._desk.changed(agent.id) as changed:
@@ -137,13 +142,18 @@ class _Connection:
                 await self._send({**hello, "heartbeat": here.settings.gateway_heartbeat, "tools": tools})
                 while not here.stopping.is_set():
                     box.arrived.clear()
-                    found = await box.after(after)
-                    for entry in found:
+                    self._acked.clear()
+                    while open_ and open_[0] <= self._acknowledged:
+                        open_.popleft()
+                    found = await box.after(after) if not window or len(open_) < window else []
+                    for entry in found[: window - len(open_)] if window else found:
                         await self._send({"type": "message", **telling.message(entry)})
                         after = entry.seq
                         handed.inc()
+                        if window:
+                            open_.append(after)
                     if not found:
-                        await first(box.arrived, changed, here.stopping)
+                        await first(box.arrived, changed, here.stopping, self._acked)
                     if changed.is_set():
                         changed.clear()
                         try:
@@ -182,12 +192,21 @@ class _Connection:
                 await self._call(frame)
             elif type_ == "entry":
                 await self._entry(frame)
+            elif type_ == "ack":
+                self._ack(frame)
             elif type_ == "ping":
                 await self._send({**frame, "type": "pong"})
             else:
-                raise InvalidRequest(f"There is no frame of type {str(type_)[:40]!r}", hint="call, entry, ping")
+                raise InvalidRequest(f"There is no frame of type {str(type_)[:40]!r}", hint="call, entry, ack, ping")
         except AgentError as error:
             await self._send({"type": "error", "id": frame.get("id"), **described(error)})
+
+    def _ack(self, frame: dict[str, Any]) -> None:
+        seq = frame.get("seq")
+        if not isinstance(seq, int):
+            raise InvalidRequest("An ack names the seq of a message")
+        self._acknowledged = max(self._acknowledged, seq)
+        self._acked.set()
 
     async def _entry(self, frame: dict[str, Any]) -> None:
         type_, id_, data = telling.told(frame.get("entry"))
