@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ._check_names import Binding, Function, Scope, header, own_nodes
 from ._check_rules import LOOP_METHODS, METHODS, MUTATORS, PATH_METHODS, RULES, SEEDED, STEP, call_rule
 
-_AWAITED = {"regrow.step", "regrow.sleep", "regrow.wait", "asyncio.sleep"}
+_AWAITED = {f"regrow.{n}" for n in ("agent", "machine", "sleep", "step", "wait")} | {"asyncio.sleep"}
 _ORDERLESS = {f"builtins.{n}" for n in ("all", "any", "frozenset", "len", "max", "min", "set", "sorted", "sum")}
 _ORDERED = {f"builtins.{n}" for n in ("dict.fromkeys", "enumerate", "filter", "iter", "list", "map", "tuple", "zip")}
 _CONTAINERS = {f"builtins.{n}" for n in ("bytearray", "dict", "list", "set")} | {

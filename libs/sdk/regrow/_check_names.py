@@ -25,7 +25,7 @@ _PATH_METHODS = {"absolute", "expanduser", "joinpath", "relative_to", "rename", 
 _LOOPS = {"asyncio.get_running_loop", "asyncio.get_event_loop", "asyncio.new_event_loop"}
 _OPAQUE = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
 _KNOWN_STARS = {
-    "regrow": ("agent_process", "expose", "now", "random", "sleep", "step", "uuid4", "wait"),
+    "regrow": ("agent", "agent_process", "expose", "machine", "now", "random", "sleep", "step", "uuid4", "wait"),
     "time": ("monotonic", "perf_counter", "sleep", "time"),
     "random": ("choice", "choices", "randint", "random", "randrange", "sample", "shuffle", "uniform"),
     "pathlib": ("Path",),

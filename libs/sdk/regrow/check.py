@@ -133,9 +133,9 @@ class _Check:
         last = max(function.lineno, function.body[0].lineno - 1)
         is_async = isinstance(function, ast.AsyncFunctionDef)
         for decorator in function.decorator_list:
-            name = api_name(scope, _called(decorator))
-            if name == "regrow.expose" and not is_async:
-                what = f"`@expose` on the sync function `{function.name}`"
+            endpoint = api_name(scope, _called(decorator)) == "regrow.expose" or _makes_tool(decorator, scope)
+            if endpoint and not is_async:
+                what = f"`@{ast.unparse(_called(decorator))}` on the sync function `{function.name}`"
                 self._add(decorator, "RG015", what, f"`async def {function.name}`", "", last)
         for decorator in _process_decorators(function, scope):
             if not scope.holds(function):
@@ -163,6 +163,19 @@ class _Check:
 
 def _called(decorator: ast.expr) -> ast.expr:
     return decorator.func if isinstance(decorator, ast.Call) else decorator
+
+
+def _makes_tool(decorator: ast.expr, scope: Scope) -> bool:
+    """Whether it is `@worker.on`, where `worker` is bound to what `await agent(…)` gave."""
+    match _called(decorator):
+        case ast.Attribute(value=ast.Name(id=name), attr="on") if (found := scope.find(name)) is not None:
+            return any(_is_agent(value, found[0]) for value in found[1].values)
+    return False
+
+
+def _is_agent(value: ast.expr, scope: Scope) -> bool:
+    call = value.value if isinstance(value, ast.Await) else None
+    return isinstance(call, ast.Call) and api_name(scope, call.func) == "regrow.agent"
 
 
 def _process_decorators(function: Function, scope: Scope) -> list[ast.expr]:

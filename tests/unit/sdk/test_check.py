@@ -687,6 +687,25 @@ def test_sync_processes_and_endpoints_are_reported() -> None:
     assert findings[1].instead == "`async def ask`"
 
 
+def test_a_tool_that_is_not_async() -> None:
+    """The tools of an agent are endpoints, too; what else has a method `on` is not meant. `agent()` is awaited."""
+    source = """
+        from regrow import agent, agent_process
+
+        @agent_process
+        async def main(other):
+            worker = await agent("w")
+            @worker.on("finish")
+            def finish(): ...
+            @worker.on
+            async def more(): ...
+            @other.on("x")
+            def unrelated(): ...
+            agent("x")
+        """
+    assert [(finding.line, finding.code) for finding in check(source)] == [(7, "RG015"), (13, "RG013")]
+
+
 # Suppression, places, output ------------------------------------------------------------------------------------------
 
 
