@@ -1,6 +1,7 @@
 """Record the histories of this folder on a real server: `python tests/histories/record.py NAME…`.
 
-A history that is there is never recorded again: it stands for all processes that run with an older version.
+Those of `staged.py` need services, whose answers differ from machine to machine, and are staged without a server. A
+history that is there is never recorded again: it stands for all processes that run with an older version.
 """
 
 from __future__ import annotations
@@ -16,11 +17,17 @@ from msgspec import Raw
 from recorded_programs import PROGRAMS
 from regrow import ExecutionFailed, testing
 from regrow_protocol import subjects
+from staged import STAGED
 
 
 async def record(name: str) -> None:
     """Run a program once and keep the inboxes of its tree."""
     type_, args, drive = PROGRAMS[name]
+    if name in STAGED:
+        inboxes = STAGED[name](type_, args)
+        save(name, inboxes)
+        sys.stdout.write(f"{name}: {len(inboxes)} processes, {sum(map(len, inboxes.values()))} inputs, staged\n")
+        return
     async with testing.runtime(force_replay=False) as rt:
         process = await rt.start(type_, *args)
         if drive is not None:

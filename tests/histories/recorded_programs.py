@@ -12,11 +12,16 @@ from datetime import datetime
 from typing import Any
 
 from regrow import (
+    Agent,
+    AgentLoss,
     ProcessHandle,
     ProcessType,
+    agent,
     agent_process,
     bubble,
+    connect,
     current_process,
+    current_runtime,
     done,
     emit,
     expose,
@@ -197,6 +202,53 @@ async def history_order(n: int) -> list[list[str]]:
     return [*names, ordered]
 
 
+@agent_process
+async def history_reviewer(author: Agent) -> int:
+    return await author.send("more tests, please")
+
+
+@agent_process
+async def history_agents(names: list[str]) -> Any:
+    async def one(name: str) -> Agent:
+        worker = await agent(name, f"You are {name}.", tools=[history_note], restarts=1, env={"A": name})
+
+        @worker.on_lost
+        async def lost(loss: AgentLoss) -> None:
+            emit("mourned", [loss.agent.name, loss.exit_code, loss.session])
+
+        return worker
+
+    author, reviewer = await asyncio.gather(*(one(name) for name in names))
+    guest = await agent("guest", harness="none", machine=None, stall_after=60)
+    connect(author, reviewer)
+    pool = spawn(history_pool, 1)
+    grant = await pool.attach(guest, only=["submit"], prefix="pool_", rate=3)
+    starting = asyncio.create_task(agent("never", start_timeout=30))
+
+    @author.on("finish", timeout=30)
+    async def finish(summary: str, review: Job | None = None) -> str:
+        done([summary, review, sorted(current_runtime().agents)])
+        return "recorded"
+
+    @author.on("cut")
+    async def cut() -> list[str]:
+        starting.cancel()
+        await asyncio.wait([starting])
+        return [event.type async for event in guest.events]
+
+    emit("sent", [await author.send("begin"), await history_reviewer(author)])
+    await grant.revoke()
+    await reviewer.stop()
+    emit("usage", (await author.usage()).cost)
+    pool.cancel()
+    return await wait()
+
+
+async def history_note(text: str) -> int:
+    emit("note", text)
+    return len(text)
+
+
 Drive = Callable[[RemoteProcess], Awaitable[None]]
 
 
@@ -224,4 +276,5 @@ PROGRAMS: dict[str, tuple[ProcessType[..., Any], tuple[Any, ...], Drive | None]]
     "raises": (history_ends, ("raise",), None),
     "cancelled": (history_ends, ("",), _cancel),
     "order": (history_order, (12,), None),
+    "agents": (history_agents, (["author", "reviewer"],), None),
 }

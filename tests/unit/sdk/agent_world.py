@@ -39,6 +39,8 @@ class Services:
         self.running: dict[str, m.Command] = {}
         self.comes = True
         """Whether harnesses come to the gateway."""
+        self.absent: set[str] = set()
+        """Names of agents whose harnesses do not."""
         self.pages: list[wire.Page] = []
         self._answered = 0
         self._calls = 0
@@ -65,16 +67,14 @@ class Services:
             self.answer(command, failure=failure)
         elif command.name == "exec":
             self.running[command.id] = command
-            if self.comes:
-                self.news(command.by.pid if command.by else "", self._agent_of(args), "registered")
+            pid, enrol = self.agents[args.env["AGENT"]]
+            if self.comes and enrol.name not in self.absent:
+                self.news(pid, args.env["AGENT"], "registered")
         elif command.name == "kill":
             if args.exec in self.running:
                 self.end(args.exec, 137, b"killed")
         else:
             self.answer(command, self._answer_of(service, command, args, subject))
-
-    def _agent_of(self, args: machine_wire.Exec) -> str:
-        return args.env["AGENT"]
 
     def _answer_of(self, service: str, command: m.Command, args: Any, subject: str) -> Any:
         target = subject.rpartition(".")[2]
