@@ -6,16 +6,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import agentkit
 import httpx
 import httpx2
 import msgspec
-from gateway_bodies import owner
 from gatewaykit import Caller
 from mcp.client.client import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CallToolResult, TextContent
+from regrow.client import RemoteProcess
 from regrow.testing import Runtime
-from regrow_protocol.agents import Enrolled, Tool
+from regrow_protocol.agents import Enrolled
 
 HANDSHAKE = "2025-11-25"
 ACCEPT = "application/json, text/event-stream"
@@ -24,7 +25,7 @@ ACCEPT = "application/json, text/event-stream"
 class Owned:
     """An agent that comes by itself, and the process that owns it."""
 
-    def __init__(self, process: Any, caller: Caller, enrolled: Enrolled) -> None:
+    def __init__(self, process: RemoteProcess, caller: Caller, enrolled: Enrolled) -> None:
         self.process, self.caller, self.enrolled = process, caller, enrolled
 
     async def called(self) -> list[Any]:
@@ -32,13 +33,9 @@ class Owned:
         return await self.process.call("called")
 
 
-async def owned(rt: Runtime, *tools: Tool, name: str = "worker") -> Owned:
-    """An agent whose owner serves these tools."""
-    process = await rt.start(owner)
-    caller = Caller(rt.bus, rt.app, process.pid)
-    enrolled = await caller.enrol(name, *tools)
-    await process.call("serve", agent=enrolled.id, tools=[each.name for each in tools], wait=True)
-    return Owned(process, caller, enrolled)
+async def owned(rt: Runtime, **more: Any) -> Owned:
+    """An agent whose owner serves all tools."""
+    return Owned(*await agentkit.owned(rt, **more))
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ import httpx
 import msgspec
 import pytest
 import pytest_asyncio
-from gatewaykit import tool
+from agentkit import TOOLS
 from mcp_types import ToolListChangedNotification
 from mcpkit import ByHand, Owned, complaint, connected, owned, said
 from regrow.testing import Runtime
@@ -17,19 +17,12 @@ from regrow.testing.gateways import Gateway
 from regrow_protocol.agents import Tools
 from regrow_protocol.machines import Nothing
 
-TOOLS = [
-    tool("add", a="integer", b="integer"),
-    tool("echo", text="string"),
-    tool("fault", why="string"),
-    tool("patient", seconds="number"),
-]
-
 
 @pytest_asyncio.fixture
 async def agent(gateway: Gateway, rt: Runtime) -> Owned:
     """An agent whose owner serves all tools."""
     del gateway
-    return await owned(rt, *TOOLS)
+    return await owned(rt)
 
 
 @pytest.mark.parametrize("mode", ["auto", "2026-07-28"])
@@ -86,12 +79,12 @@ async def test_a_connected_client_hears_that_its_tools_have_changed(agent: Owned
     async with asyncio.timeout(20), connected(agent.enrolled, mode=mode, message_handler=handler) as client:
         if mode == "auto":
             await heard.get()  # its list may be older than its stream
-            await agent.caller.ask("tools", Tools(1, TOOLS[:1]), agent.enrolled.id)
+            await agent.caller.ask("tools", Tools(1, [*TOOLS[:1]]), agent.enrolled.id)
             await heard.get()
             assert await names(client) == ["add"]
             return
         async with client.listen(tools_list_changed=True) as changes:
-            await agent.caller.ask("tools", Tools(1, TOOLS[:1]), agent.enrolled.id)
+            await agent.caller.ask("tools", Tools(1, [*TOOLS[:1]]), agent.enrolled.id)
             async for _ in changes:
                 break
             assert await names(client) == ["add"]

@@ -9,12 +9,10 @@ from typing import Any
 import httpx
 import pytest
 import pytest_asyncio
-from gatewaykit import tool
 from mcpkit import ByHand, Owned, connected, owned, said
 from regrow.testing import Runtime
 from regrow.testing.gateways import Gateway
 
-TOOLS = [tool("add", a="integer", b="integer"), tool("echo", text="string"), tool("patient", seconds="number")]
 Until = Callable[..., Awaitable[Any]]
 
 
@@ -38,7 +36,7 @@ async def agent(replicas: tuple[Gateway, Gateway], rt: Runtime) -> AsyncIterator
     for each in replicas:
         if each.process is None or each.process.poll() is not None:
             await each.start_async()
-    yield await owned(rt, *TOOLS)
+    yield await owned(rt)
 
 
 async def test_replicas_share_a_client_without_knowing_its_session(agent: Owned) -> None:

@@ -78,7 +78,7 @@ def test_scripts_parse(name: str, shell: str) -> None:
 def turn(tmp_path: Path) -> Any:
     """Runs a turn with a program of the harness's name and a curl, which both write down what they were given."""
 
-    def run(name: str, message: str, output: str = "", **changes: Any) -> dict[str, Any]:
+    def run(name: str, message: str, output: str = "", code: int = 0, **changes: Any) -> dict[str, Any]:
         made = setting(workdir=str(tmp_path), **changes)
         folder, bin_ = tmp_path / made.folder, tmp_path / "bin"
         for each in (folder, bin_):
@@ -90,11 +90,12 @@ def turn(tmp_path: Path) -> Any:
         program = bin_ / PROGRAMS[name]
         program.write_text(
             f'#!/bin/sh\nprintf "%s\\0" "$@" >{tmp_path}/args\ncat >{tmp_path}/stdin\ncat {tmp_path}/said\n'
+            f"exit {code}\n"
         )
         curl = bin_ / "curl"
         curl.write_text(
             f'#!/bin/sh\nfor a; do case $a in @*) cat "${{a#@}}" >>{tmp_path}/told ;; esac; done\nprintf 200\n'
-            f': >"{folder}/.told"\n'
+            f': >"{folder}/.told"\ncase $a in */output) printf recalled >"{folder}/.told" ;; esac\n'
         )
         for each in (program, curl):
             each.chmod(0o755)
@@ -155,6 +156,14 @@ def test_opencode_resumes_what_it_has_begun(turn: Any) -> None:
     assert first["args"] == ["run", "--format", "json", "--model", "x/y"]
     assert [line["type"] for line in first["told"]] == ["text"]
     assert turn("opencode", "on")["args"][-2:] == ["--session", "ses_1"]
+
+
+@pytest.mark.parametrize("name", HARNESSES)
+def test_a_turn_that_was_cut_off_is_told_what_it_had_called(turn: Any, name: str) -> None:
+    """A turn that failed ends its session; the next one hears from the gateway how far it had come, and once only."""
+    assert turn(name, "go", code=9)["code"] == 9
+    assert turn(name, "go")["stdin"].strip() == "go\n\nrecalled"
+    assert turn(name, "go")["stdin"].strip() == "go"
 
 
 def test_codex_is_given_toml() -> None:

@@ -26,6 +26,7 @@ def make_app(http: HttpDoor, websocket: WebSocketDoor, mcp: McpOnDemand, output:
         Route(f"{agent}/tools/{{tool}}", answering(http.call), methods=["POST"]),
         Route(f"{agent}/messages", answering(http.messages), methods=["GET"]),
         Route(f"{agent}/entries", answering(http.entries), methods=["POST"]),
+        Route(f"{agent}/output", answering(output.recall), methods=["GET"]),
         Route(f"{agent}/output", answering(output.take), methods=["POST"]),
         Route(f"{agent}/mcp", answering(mcp.serve), methods=["GET", "POST", "DELETE"]),
         Route("/", _here, methods=["GET"]),

@@ -1,7 +1,8 @@
 """Where the drivers of turn-based harnesses tell what their programs say: `POST …/output?id=ID`, a line of JSON each.
 
 The harness's adapter makes entries of it; what a person would read of it is answered, for the agent's terminal. Entries
-have ids made from `id`, so a line that is told again adds nothing.
+have ids made from `id`, so a line that is told again adds nothing. `GET …/output` tells what a turn that was cut off
+had called (`recall`).
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from starlette.responses import PlainTextResponse, Response
 from ..context import Context
 from ..desk import Desk
 from ..errors import InvalidRequest
-from ..harness import find
+from ..harness import UnknownHarness, find
 from ..harnesses.turns import Told, TurnHarness
 from .access import admit
 from .answering import an_object, body
+from .recall import recall
 from .telling import an_id
 
 
@@ -29,6 +31,11 @@ class OutputDoor:
     def __init__(self, context: Context, desk: Desk) -> None:
         self._here = context
         self._desk = desk
+
+    async def recall(self, request: Request) -> Response:
+        """What the agent had called in a turn that was cut off, for its next one."""
+        visitor = await admit(self._desk, request)
+        return PlainTextResponse(await recall(self._here.conversations, visitor.agent))
 
     async def take(self, request: Request) -> Response:
         """One line."""
@@ -43,7 +50,10 @@ class OutputDoor:
 
 
 def _told(name: str, line: Mapping[str, Any]) -> list[Told]:
-    harness = find(name)
+    try:
+        harness = find(name)
+    except UnknownHarness as error:
+        raise InvalidRequest(error.message, hint=error.hint) from error
     if not isinstance(harness, TurnHarness):
         raise InvalidRequest(f"What the harness {name} says is told in entries")
     return harness.told(line)

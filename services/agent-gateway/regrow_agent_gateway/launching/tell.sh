@@ -48,10 +48,16 @@ begin() {
 # take FILE NUMBER: one turn. The gateway makes entries of what the harness tells, and answers with what a person reads.
 take() {
     number=$2
+    cat "$1" >"$folder/.message" || exit 1
+    if [ -f "$folder/.turn" ]; then # the last one was cut off, perhaps in the middle of a call
+        tell output || exit 1
+        [ ! -s "$folder/.told" ] || { echo && echo && cat "$folder/.told"; } >>"$folder/.message"
+    fi
+    : >"$folder/.turn"
     state started || exit 1
     rm -f "$folder/.code"
     {
-        harness <"$1"
+        harness <"$folder/.message"
         echo $? >"$folder/.code"
     } | {
         rg_n=0
@@ -64,7 +70,12 @@ take() {
         done
     }
     read -r code <"$folder/.code" || code=130
-    state ended || exit 1
+    case $code in
+    0 | 130) # done, or broken off by a person
+        state ended || exit 1
+        rm -f "$folder/.turn"
+        ;;
+    esac
     exit "$code"
 }
 
