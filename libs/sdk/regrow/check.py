@@ -167,10 +167,11 @@ def _called(decorator: ast.expr) -> ast.expr:
 
 def _makes_tool(decorator: ast.expr, scope: Scope) -> bool:
     """Whether it is `@worker.on`, where `worker` is bound to what `await agent(…)` gave."""
-    match _called(decorator):
-        case ast.Attribute(value=ast.Name(id=name), attr="on") if (found := scope.find(name)) is not None:
-            return any(_is_agent(value, found[0]) for value in found[1].values)
-    return False
+    on = _called(decorator)
+    if not isinstance(on, ast.Attribute) or on.attr != "on" or not isinstance(on.value, ast.Name):
+        return False
+    found = scope.find(on.value.id)
+    return found is not None and any(_is_agent(value, found[0]) for value in found[1].values)
 
 
 def _is_agent(value: ast.expr, scope: Scope) -> bool:

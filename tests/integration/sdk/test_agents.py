@@ -21,11 +21,13 @@ from regrow import (
     LocalImage,
     agent,
     agent_process,
+    connect,
     current_runtime,
     done,
     emit,
     expose,
     machine,
+    spawn,
     wait,
 )
 from regrow.outside import acting
@@ -33,6 +35,7 @@ from regrow.supervision.policy import Backoff
 from regrow.testing import Runtime
 from regrow.testing.gateways import Gateway
 from regrow.testing.managers import Manager
+from regrow.testing.registries import Registry
 from regrow_protocol.agents import AgentRecord
 from regrow_protocol.machines import MachineRecord
 from regrow_protocol.messages import decode
@@ -229,6 +232,87 @@ async def test_one_that_keeps_dying_is_lost(rt: Runtime) -> None:
     """After its restarts the owner is told."""
     process = await rt.start(replayed, "dying")
     assert await process.result(60) == "lost: it ended with exit code 5"
+
+
+@agent_process
+async def team() -> None:
+    member = await agent("member", harness="none")
+    tasks: list[str] = []
+
+    @expose
+    async def add(task: str) -> int:
+        """Add a task."""
+        tasks.append(task)
+        await member.send(f"task {len(tasks)}: {task}")
+        return len(tasks)
+
+    @expose
+    async def listed() -> list[str]:
+        return tasks
+
+    await wait()
+
+
+@agent_process
+async def lead() -> None:
+    monitor = await agent("monitor", harness="none")
+    pool = spawn(team)
+    await pool.events.listen_for("agent_started")
+    member = pool.agents["member"]
+    connect(monitor, member, "forward")
+    grant = await pool.attach(monitor, only=["add"], prefix="pool_")
+
+    @expose
+    async def doors() -> list[str]:
+        return [monitor.url, monitor.token]
+
+    @expose
+    async def revoke() -> None:
+        await grant.revoke()
+
+    @expose
+    async def heard() -> list[str]:
+        return [each.data["text"] for each in await member.events.so_far() if each.type == "message"]
+
+    await wait()
+
+
+async def test_agents_reach_what_they_were_given(rt: Runtime, nats_url: str) -> None:
+    """Endpoints of another process are tools until they are revoked; a connected agent hears what it is told."""
+    registry = Registry(nats_url)
+    try:
+        await asyncio.to_thread(registry.start)
+        process = await rt.start(lead)
+        url, token = await process.call("doors", wait=True)
+
+        async def call(tool: str, **args: str) -> Any:
+            return await asyncio.to_thread(knock, url, token, f"/tools/{tool}", args)
+
+        async def names() -> set[str]:
+            return {tool["name"] for tool in (await asyncio.to_thread(knock, url, token, "/tools"))["tools"]}
+
+        await until(lambda: _has(names, "pool_add", "message"), "the tools to be there")
+        assert "pool_listed" not in await names()
+        assert await call("pool_add", task="look") == 1
+        assert await call("pool_listed") == 404
+        await call("message", to="member", text="hurry")
+        assert [text.partition(": ")[0] for text in await process.call("heard")][:1] == ["task 1"]
+        assert any("hurry" in text for text in await process.call("heard"))
+        await process.call("revoke")
+        await until(lambda: _lacks(names, "pool_add"), "the grant to be gone")
+        assert await call("pool_add", task="more") == 404
+        await process.cancel()
+        await until(lambda: all_over(rt), "the agents to end")
+    finally:
+        registry.close()
+
+
+async def _has(names: Any, *wanted: str) -> bool:
+    return set(wanted) <= await names()
+
+
+async def _lacks(names: Any, name: str) -> bool:
+    return name not in await names()
 
 
 async def hello(name: str) -> str:
