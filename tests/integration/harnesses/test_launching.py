@@ -19,7 +19,6 @@ BUSY = """
 (env -i sleep 1002 &)
 (env -u REGROW_AGENT_MARK sh -c 'sleep 1003; :' &)
 sh -c 'trap "" TERM; sleep 1004; sleep 1005; :' &
-touch begun
 sleep 1006
 """
 """Starts what leaves its group and session, what drops its variables, and what ignores TERM."""
@@ -58,7 +57,7 @@ async def test_the_exit_code_and_the_end_of_the_screen_come_back(ground: Ground)
 async def test_killing_the_launch_leaves_nothing(ground: Ground, tmp_path: Path, until: Any, sh: str) -> None:
     """What left the group, dropped its variables or ignores TERM has ended, too."""
     running = await ground.launch(launch(BUSY), PATH=shell(tmp_path / "bin", sh))
-    await until((ground.work / "begun").exists, "its start")
+    await until(lambda: len(ground.named("^sleep 100")) == 5, "its start")
     await ground.kill()
     done = await running
     assert done.killed
@@ -78,7 +77,7 @@ async def test_killing_the_launch_leaves_nothing(ground: Ground, tmp_path: Path,
 async def test_kill_9_of_any_part_ends_all(ground: Ground, until: Any, victim: str, code: int | None) -> None:
     """The launch ends, and nothing is left."""
     running = await ground.launch(launch(BUSY))
-    await until((ground.work / "begun").exists, "its start")
+    await until(lambda: len(ground.named("^sleep 100")) == 5, "its start")
     ground.signal(ground.named(victim)[:1])
     if victim.endswith("keep$"):
         ground.signal(ground.named("^sleep 1006$"), signal.SIGTERM)
@@ -90,7 +89,7 @@ async def test_kill_9_of_any_part_ends_all(ground: Ground, until: Any, victim: s
 async def test_what_a_dead_launch_left_is_ended_by_the_next(ground: Ground, until: Any) -> None:
     """Where all that watched was killed at once, the next session begins by ending what is left of the last."""
     running = await ground.launch(launch(BUSY))
-    await until((ground.work / "begun").exists, "its start")
+    await until(lambda: len(ground.named("^sleep 100")) == 5, "its start")
     ground.signal(ground.named(r"/run\.sh( |$)"))
     assert (await running).exit_code == 137
     assert ground.named("sleep 1001")
@@ -102,7 +101,7 @@ async def test_what_a_dead_launch_left_is_ended_by_the_next(ground: Ground, unti
 async def test_stopping_the_machine_ends_all(ground: Ground, until: Any) -> None:
     """Also with those killed that would have."""
     running = await ground.launch(launch(BUSY))
-    await until((ground.work / "begun").exists, "its start")
+    await until(lambda: len(ground.named("^sleep 100")) == 5, "its start")
     ground.signal(ground.named(r"/run\.sh( |$)"))
     await ground.backend.stop(ground.data)
     running.cancel()
