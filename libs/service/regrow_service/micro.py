@@ -42,6 +42,7 @@ class MicroError(RegrowError):
     Attributes:
         status: the error's code, as `400`.
         body: of the answer.
+        sent: whoever asked has it already (`respond_error`).
     """
 
     code = "micro-error"
@@ -50,6 +51,7 @@ class MicroError(RegrowError):
         super().__init__(message)
         self.status = status
         self.body = body
+        self.sent = False
 
 
 class MicroRequest:
@@ -82,7 +84,10 @@ class MicroRequest:
             self._bus.nc.send(pub(self.reply, "", data))
 
     def respond_error(self, error: MicroError) -> None:
-        """Send an error."""
+        """Send an error, once."""
+        if error.sent:
+            return
+        error.sent = True
         text = " | ".join(str(error).split("\n"))[:MAX_TEXT].encode("ascii", "replace").decode()
         self.respond(error.body, {ERROR: " ".join(text.split()) or "failed", ERROR_CODE: str(error.status)})
 
@@ -259,6 +264,9 @@ class Micro:
             answer = await endpoint.handle(request)
         except MicroError as error:
             self._failed(endpoint, request, error)
+        except asyncio.CancelledError:
+            request.respond_error(MicroError(503, "this replica of the service ends; ask again"))
+            raise
         except Exception as error:  # noqa: BLE001 - logged, and its caller must hear of it
             self._log.exception("a request failed", subject=request.subject)
             self._failed(endpoint, request, MicroError(500, f"{type(error).__name__}: {error}"))

@@ -133,7 +133,8 @@ class Calling:
         check(target.tool, args)
         app, pid = target.record.app, target.record.pid
         if key:
-            token = hashlib.blake2b(f"{app}\0{pid}\0{key}".encode(), digest_size=16).hexdigest()
+            what = "\0".join([app, pid, target.tool.name, key])
+            token = hashlib.blake2b(what.encode(), digest_size=16).hexdigest()
             client, k, reply = f"{KEYED}-{token}", 1, subjects.reply(KEYED, token)
         else:
             self._n += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import bisect
 
 import msgspec
 from msgspec.structs import replace
@@ -22,6 +23,8 @@ from .records import Records, is_over
 
 RUNNING = "running"
 AT_ONCE = 32
+IN_TURN = 500
+"""Processes that are looked at in one sweep; the next one goes on with the others."""
 
 
 class Sweep:
@@ -39,6 +42,7 @@ class Sweep:
         self._records = records
         self._metrics = metrics
         self._pause = pause
+        self._looked_at = ""
         self._log = get_logger("sweep")
 
     async def run(self) -> None:
@@ -65,8 +69,15 @@ class Sweep:
                     await self._end(pid)
 
         async with asyncio.TaskGroup() as group:
-            for pid, app in list(self._records.living.items()):
+            for pid, app in self._next():
                 group.create_task(look(pid, app))
+
+    def _next(self) -> list[tuple[str, str]]:
+        living = sorted(self._records.living.items())
+        start = bisect.bisect_right(living, (self._looked_at, "\uffff"))
+        chosen = living[start : start + IN_TURN]
+        self._looked_at = chosen[-1][0] if len(chosen) == IN_TURN else ""
+        return chosen
 
     async def _has_ended(self, pid: str, app: str) -> bool:
         """Whether it is known to have ended: by the list of processes, or its last event where the list is behind."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 from typing import Any
 
+import pytest
 from http_agent import Harness, command, gateway, harness, working
 from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
@@ -37,14 +38,17 @@ async def _info(outside: NatsClient, harness: Harness) -> dict[str, Any]:
     return await eventually(ask, "the agent")
 
 
-async def _prompt(outside: NatsClient, subject: str, body: bytes) -> list[Msg]:
-    """All that comes until the empty message."""
+async def _prompt(outside: NatsClient, subject: str, body: bytes, *, nothing_follows: bool = False) -> list[Msg]:
+    """All that comes until the empty message, which is the last one."""
     inbox = outside.new_inbox()
     answers = await outside.subscribe(inbox)
     await outside.publish(subject, body, reply=inbox)
     found: list[Msg] = []
     while not found or found[-1].data or found[-1].headers:
         found.append(await answers.next_msg(timeout=20))
+    if nothing_follows:
+        with pytest.raises(TimeoutError):
+            await answers.next_msg(timeout=0.1)
     await answers.unsubscribe()
     return found[:-1]
 
@@ -128,7 +132,7 @@ async def test_malformed_prompts(outside: NatsClient, harness: Harness) -> None:
     """400 in the headers, a JSON body, then the empty message; the agent hears nothing of it."""
     subject = _subjects(await _info(outside, harness))["prompt"]
     for body in MALFORMED:
-        (refused,) = await _prompt(outside, subject, body)
+        (refused,) = await _prompt(outside, subject, body, nothing_follows=True)
         assert refused.headers is not None
         assert refused.headers["Nats-Service-Error-Code"] == "400"
         assert json.loads(refused.data).keys() == {"error", "message"}

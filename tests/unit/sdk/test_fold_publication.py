@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import msgspec
 import pytest
 from fold_world import World
 from regrow import agent_process, done, expose, sleep, spawn, wait
@@ -160,3 +161,23 @@ def test_a_tool_is_made_once() -> None:
     assert described(one, "add") is described(two, "add")
     assert len({bytes(found.schema) for each in (one, three, four) if (found := described(each, "add"))}) == 3
     assert described(one, "a_1/add") is None
+
+
+def test_a_fork_exposes_for_itself(world: World) -> None:
+    """What the copied history exposed is told again, as the copy's own; the other's commands are not."""
+    pid = world.start(pool)
+    world.settle()
+    inputs = [m.decode_input(turn.message) for turn in world.histories[pid]]
+    times = [turn.time for turn in world.histories[pid]]
+    copy = "p_" + "0" * 25 + "1"
+    start = inputs[0]
+    assert isinstance(start, m.Start)
+    forked = [msgspec.structs.replace(start, forks=[m.Fork(pid, len(inputs))]), *inputs[1:]]
+    for message, at in zip(forked, times, strict=True):
+        world.send(copy, msgspec.structs.replace(message, at=at))
+    world.settle()
+    exposed = told(world, copy)
+    assert [args.endpoint.name for _, args in exposed] == ["add", "finish"]
+    assert [(id_, args.endpoint) for id_, args in exposed] == [(id_, args.endpoint) for id_, args in told(world, pid)]
+    world.ask(copy, "finish")
+    assert told(world, copy)[-1] == ("0.0", Withdraw(0, ended=True))
