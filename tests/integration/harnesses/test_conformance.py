@@ -23,6 +23,7 @@ class TestClaudeCode(HarnessConformance):
 
     harness = "claude-code"
     program = "claude"
+    recalls = True
 
 
 @pytest.mark.xdist_group("harness-codex")
@@ -31,6 +32,7 @@ class TestCodex(HarnessConformance):
 
     harness = "codex"
     program = "codex"
+    recalls = True
 
 
 @pytest.mark.xdist_group("harness-opencode")
@@ -39,3 +41,4 @@ class TestOpencode(HarnessConformance):
 
     harness = "opencode"
     program = "opencode"
+    recalls = True

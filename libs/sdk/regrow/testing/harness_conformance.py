@@ -95,12 +95,14 @@ class HarnessConformance:
         harness: name of its entry point.
         program: that it runs; the tests are skipped where it is not installed.
         calls_once: a call that it was killed in is not made again when it is started again.
+        recalls: its model is told what that call was answered, before it decides what to do.
         gateway, manager, model, home: that are there while the tests run.
     """
 
     harness: ClassVar[str]
     program: ClassVar[str]
     calls_once: ClassVar[bool] = False
+    recalls: ClassVar[bool] = False
     gateway: ClassVar[Gateway]
     manager: ClassVar[Manager]
     model: ClassVar[ScriptedModel]
@@ -192,11 +194,15 @@ class HarnessConformance:
         assert (await rig.ended()).exit_code == 128 + signal.SIGKILL
         await rig.gone()
         await rig.process.call("release")
+        while self.recalls and not await rig.entries("result"):  # noqa: ASYNC110 - only the conversation knows
+            await asyncio.sleep(0.02)
         before = len(self.model.asked)
         await rig.relaunch()
         await rig.send(">> say The second is done.")
         await rig.says("The second is done.")
         assert any("cucumber" in turn.text for turn in self.model.asked[before].turns)
+        if self.recalls:
+            assert any("it held" in turn.text for asked in self.model.asked[before:] for turn in asked.turns)
         if self.calls_once:
             assert (await rig.called()).count("hold") == 1
             assert self.heard("it held")
