@@ -202,6 +202,14 @@ class Backend(ABC, Generic[I]):
         del id
         return await self.exec(data, ["sh", "-c", wrapper.HERE, "sh", *arguments], user=user, stdin=stdin)
 
+    async def stage(self, data: Data, name: str, content: bytes, *, user: str = "agent") -> str:
+        """Put a file of the user's into the manager's own folder, where that is quicker than as a program's input.
+
+        Returns:
+            Its absolute path on the machine; empty: not possible.
+        """
+        return ""
+
     def prefix(self, data: Data) -> list[str]:
         """A program, with its arguments, that runs every command given to it after them: to set limits."""
         return []

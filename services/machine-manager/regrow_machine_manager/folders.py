@@ -63,7 +63,7 @@ fi
 # Arguments: state folder, id, number. The input is the part.
 _TAKE = _COMMON + 'aside "$1" || exit 1\ncat >"$2.in.$3"\n'
 
-# Arguments: state folder, id, root, path, number of parts.
+# Arguments: state folder, id, root, path, the parts' paths.
 _UNPACK = (
     _COMMON
     + r"""
@@ -80,16 +80,14 @@ umask 022
     rg_rest=${4#"$rg_there"}
     mkdir -p "./$rg_rest" || exit 1
     real "./$rg_rest" "$3"
-    rg_n=0
-    while [ "$rg_n" -lt "$5" ]; do
-        cat "$rg_aside/$2.in.$rg_n" || exit 1
-        rg_n=$((rg_n + 1))
-    done | tar -xzof -
+    shift 4
+    cat -- "$@" | tar -xzof -
 )
 """
 )
 
-_CLEAN = _COMMON + 'aside "$1" || exit 1\nrm -f "$2.tgz" "$2".in.*\n'
+# Arguments: state folder, id, further paths.
+_CLEAN = _COMMON + 'aside "$1" || exit 1\nrm -f "$2.tgz" "$2".in.*\nshift 2\nrm -f -- "$@"\n'
 
 
 class Folders:
@@ -152,16 +150,19 @@ class Folders:
             MachineFailed: it cannot be unpacked.
         """
         root, state, path = self._places(data, id, path)
+        places: list[str] = []
         try:
-            count = 0
             async for part in parts:
-                done = await self._exec(data, user, _TAKE, state, id, str(count), stdin=part)
-                self._look(done, path, root, "stored")
-                count += 1
-            done = await self._exec(data, user, _UNPACK, state, id, root, path, str(count))
+                name = f"{id}.in.{len(places)}"
+                place = await self._backend.stage(data, name, part, user=user)
+                if not place:
+                    done = await self._exec(data, user, _TAKE, state, id, str(len(places)), stdin=part)
+                    self._look(done, path, root, "stored")
+                places.append(place or f"{state}/folders/{name}")
+            done = await self._exec(data, user, _UNPACK, state, id, root, path, *places)
             self._look(done, path, root, "unpacked")
         finally:
-            await self._exec(data, user, _CLEAN, state, id)
+            await self._exec(data, user, _CLEAN, state, id, *places)
 
     def _places(self, data: Data, id: str, path: str) -> tuple[str, str, str]:  # noqa: A002
         """Root, state folder and the absolute path."""

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import os
 import stat
+import tarfile
+from collections.abc import AsyncIterator
 
 import pytest
 from docker_engine import IMAGE, docker_backend, docker_client, docker_engine  # noqa: F401 - fixtures
 from regrow_machine_manager.backend import Data, MachineFailed
 from regrow_machine_manager.backends.docker import DockerBackend
+from regrow_machine_manager.folders import Folders
 from regrow_protocol.ids import new_id
 from regrow_protocol.images import DockerImage
 
@@ -206,3 +210,36 @@ async def test_a_file_that_does_not_fit_leaves_the_old_one(
     with pytest.raises(MachineFailed, match="No space"):
         await docker_backend.write(machine, "/dev/shm/file", bytes(20_000_000))
     assert await sh(docker_backend, machine, "cat /dev/shm/file; ls -A /dev/shm") == b"old\nfile\nfill\n"
+
+
+async def test_folders_come_by_archives(
+    docker_backend: DockerBackend, machine: Data  # noqa: F811
+) -> None:  # fmt: skip
+    """They are the user's, with the user's rights, whole or not there; who exchanges what is on the way for links to
+    another's file does not have it written."""
+    data = machine
+    content = os.urandom(5_000_000)
+    await docker_backend.write(data, "/workspace/new/big", content, mode=0o640)
+    await docker_backend.write(data, "/root/big", content, user="root")
+    assert await docker_backend.read(data, "/workspace/new/big") == content
+    said = await sh(docker_backend, data, "stat -c '%U %a' /workspace/new/big; stat -c '%U' /root/big", user="root")
+    assert said == b"agent 640\nroot\n"
+    with pytest.raises(PermissionError):
+        await docker_backend.write(data, "/etc/passwd", content)
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as tar:
+        info = tarfile.TarInfo("file")
+        info.size = len(content)
+        tar.addfile(info, io.BytesIO(content))
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield packed.getvalue()[:3_000_000]
+        yield packed.getvalue()[3_000_000:]
+
+    plant = "cd /var/lib/regrow && ln -s /etc/passwd c.1.in.0 && ln -s /etc folders"
+    await sh(docker_backend, data, f"passwd=$(cat /etc/passwd); {plant}")
+    before = await sh(docker_backend, data, "cat /etc/passwd; ls /etc")
+    await Folders(docker_backend).unpack(data, "c.1", "/workspace/there", parts(), "agent")
+    assert await docker_backend.read(data, "/workspace/there/file") == content
+    assert await sh(docker_backend, data, "cat /etc/passwd; ls /etc") == before
+    assert await sh(docker_backend, data, "cd /var/lib/regrow; find . -type f | grep -v commands || :") == b""

@@ -6,6 +6,9 @@ breaks leaves the old file. It keeps its mode, and a link is followed.
 
 from __future__ import annotations
 
+import io
+import tarfile
+
 from ..backend import Completed, MachineFailed
 
 WRITE = """
@@ -40,6 +43,17 @@ else exec head -c "$3"
 fi
 """
 """Arguments: path, offset, bytes at most or nothing."""
+
+
+def archive(name: str, content: bytes, owner: tuple[int, int]) -> bytes:
+    """A tar file with one file, of this user and group and for nobody else."""
+    found = io.BytesIO()
+    with tarfile.open(fileobj=found, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        info = tarfile.TarInfo(name)
+        info.size, info.mode = len(content), 0o600
+        info.uid, info.gid = owner
+        tar.addfile(info, io.BytesIO(content))
+    return found.getvalue()
 
 
 def check(done: Completed, path: str) -> None:
