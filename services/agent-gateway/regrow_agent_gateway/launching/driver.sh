@@ -7,7 +7,8 @@
 # A turn that was cut off comes again after a restart, its text begun with a line that says so. A turn that fails ends
 # the driver with its exit code; 130 (a person's Ctrl-C) only ends the turn.
 #
-# In the spool: `done`, the last message whose turn has ended; `begun`, the one whose turn began last; `turns`, how many.
+# In the spool: `done`, the last message whose turn has ended; `begun`, the one whose turn began last; `turns`, how many;
+# `.bell`, a FIFO: each line in it is a reason to look.
 set -u
 trap : INT
 folder=${REGROW_AGENT_FOLDER:?}
@@ -59,9 +60,26 @@ turn() {
     rm -f "$spool/$1"
 }
 
+# Two signals of a channel that nobody waits for at that moment cancel each other (tmux keeps one bit, and the second
+# takes it away): so after each signal, as at the start, it is looked again a little later.
+later() {
+    sleep 0.5 && echo && sleep 4 && echo
+}
+ring() {
+    while :; do
+        (cd "$folder" && exec tmux -S tmux.sock wait-for spool) || sleep 1
+        echo
+        later &
+    done
+}
+
+rm -f "$spool/.bell"
+mkfifo "$spool/.bell" && exec 4<>"$spool/.bell" || exit 1
+later >&4 &
+ring >&4 &
 while :; do
     while look; do
-        turn "$rg_next" || exit
+        turn "$rg_next" 4>&- || exit
     done
-    (cd "$folder" && exec tmux -S tmux.sock wait-for spool) || exit 1
+    read -r rg_x <&4
 done
