@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
+COPIES = 4
+"""Bytes that a byte of output takes until its answer is sent: itself, in base64, in JSON, and in the messages of it."""
+
 
 class Budget:
     """So many bytes for all who ask.

@@ -18,7 +18,7 @@ from regrow_service.answers import Answer
 from regrow_service.consumer import Later
 
 from .backend import Data, MachineLost
-from .budget import Budget, Share
+from .budget import COPIES, Budget, Share
 from .commands import CommandRefused
 from .context import Context
 from .measures import RUNNING, WAITING
@@ -30,9 +30,6 @@ MAX_WAITING = 4096
 
 MEMORY = 256 * 1024 * 1024
 """Bytes that large answers of a manager may take at a time, until they are sent."""
-
-COPIES = 4
-"""Bytes that a byte of output takes until its answer is sent: itself, in base64, in JSON, and in the messages of it."""
 
 
 class Executing:

@@ -16,12 +16,16 @@ from regrow_service.answers import Answer
 
 from . import paths
 from .backend import Data
+from .budget import COPIES, Share
 from .context import Context
 from .once import NOTHING, Once, value
 from .patience import patiently
 from .registry import Opened
 
 AT_ONCE = 16
+
+SMALL = 2 * 1024 * 1024
+"""Bytes of a file that is read without asking for memory."""
 
 
 class Files:
@@ -51,16 +55,24 @@ class Files:
 
             return await patiently(self._here, opened.backend.name, work)
 
-    async def read(self, command: Command, opened: Opened, data: Data) -> Answer:
-        """Read a file."""
+    async def read(self, command: Command, opened: Opened, data: Data, share: Share) -> Answer:
+        """Read a file; a large one, of which nobody tells how large, when there is memory for the largest."""
         args = messages.decode(command.args, Read)
         path = _inside(opened, data, args.path)
-        async with self._hands:
-            content = await patiently(
+
+        async def read(limit: int) -> bytes:
+            return await patiently(
                 self._here,
                 opened.backend.name,
-                lambda: opened.backend.read(data, path, user=args.user, limit=MAX_FILE + 1),
+                lambda: opened.backend.read(data, path, user=args.user, limit=limit),
             )
+
+        async with self._hands:
+            content = await read(SMALL)
+            if len(content) == SMALL:
+                del content
+                await share.take(COPIES * MAX_FILE)
+                content = await read(MAX_FILE + 1)
             if len(content) > MAX_FILE:
                 raise ValueTooLarge(f"{args.path} has more than {MAX_FILE} bytes", hint="use get()")
             return value(content)

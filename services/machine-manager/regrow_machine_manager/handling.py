@@ -130,6 +130,8 @@ class Handling:
         data: Data = msgspec.json.decode(record.data)
         if command.name == "exec":
             return await self.executing.exec(command, record, opened, data, share)
+        if command.name == "read":
+            return await self._files.read(command, opened, data, share)
         if command.name == "fork":
             return await self._snapshots.fork(command, record, opened, data)
         if command.name == "snapshot":
@@ -137,7 +139,6 @@ class Handling:
         short: dict[str, Callable[[Command, Opened, Data], Awaitable[Answer]]] = {
             "kill": self.executing.kill,
             "write": self._files.write,
-            "read": self._files.read,
             "pack": self._files.pack,
             "unpack": self._files.unpack,
             "expose": self._expose,

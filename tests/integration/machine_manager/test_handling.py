@@ -88,6 +88,10 @@ async def test_many_large_answers_at_once_take_little_memory(fleet: Fleet) -> No
         done = await caller.answer(command, ExecDone, 90)
         assert (done.exit_code, done.left_out) == (0, 0)
         assert done.stdout == bytes(15_000_000)
+    await caller.exec(ref, "head -c 30000000 /dev/zero > big")
+    reads = [await caller.send(caller.command("read", Read("big")), ref) for _ in range(10)]
+    for command in reads:
+        assert await caller.answer(command, bytes, 90) == bytes(30_000_000)
     status = Path(f"/proc/{program.process.pid}/status").read_text()
     peak = int(status.partition("VmHWM:")[2].split()[0]) * 1024
     assert peak < 600 * 1024 * 1024, "without a budget it is more than a GiB"
