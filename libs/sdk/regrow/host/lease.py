@@ -9,6 +9,7 @@ meanwhile all the same.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -110,6 +111,9 @@ class Lease:
         """Stop renewing; with `release` delete the record, so that others take over at once."""
         self._release = release
         self._stop.set()
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended by itself
+                self._loop.call_soon_threadsafe(self._stopping.set)
         await asyncio.to_thread(self._thread.join, 5)
 
     def run(self, function: Callable[[Bus], Awaitable[T]], timeout: float) -> T:
@@ -148,6 +152,7 @@ class Lease:
             self._started.set()
 
     async def _beat(self) -> None:
+        self._stopping = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._bus = bus = await Bus.connect(self._url, name=f"regrow-lease-{self._record.host}")
         hosts = bus.kv("regrow_hosts")
@@ -166,7 +171,9 @@ class Lease:
                     self._lose()
                 self._until = sent + self._ttl
                 self._started.set()
-                await asyncio.sleep(max(0.02, self._ttl / 5 - (boot_time() - sent)))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(max(0.02, self._ttl / 5 - (boot_time() - sent))):
+                        await self._stopping.wait()
             if self._release:
                 async with asyncio.timeout(3):
                     await hosts.purge(self.key, marker_ttl=RELEASED_TTL)
