@@ -17,6 +17,7 @@ from regrow_protocol import ids, streams, subjects, values
 from regrow_protocol import messages as m
 from regrow_protocol.bus import Bus
 from regrow_protocol.errors import RegrowError, WrongRevision
+from regrow_protocol.images import Image
 
 from .apps import ensure_build
 from .clock import Clock
@@ -154,13 +155,15 @@ class Client:
         result_type: Any = Any,
         pid: str = "",
         tags: dict[str, str] | None = None,
+        machine: Image | None = None,
     ) -> RemoteProcess:
         """Start a root process; returns when its start is stored."""
         pid = pid or ids.new_id(ids.PROCESS)
         await self._know_build(app, build)
         start = m.Start(
-            type=type_, args=Raw(args), build=build, name=name, program=program, tags=tags or {}, fold=m.FOLD
-        )
+            type=type_, args=Raw(args), build=build, name=name, program=program, tags=tags or {}, fold=m.FOLD,
+            machine=machine,
+        )  # fmt: skip
         await self.send(app, pid, start, first=True)
         return RemoteProcess(self, app, pid, result_type)
 

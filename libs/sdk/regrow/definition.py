@@ -13,7 +13,7 @@ from regrow_protocol.images import Image, encode_image
 from regrow_protocol.messages import Start
 
 from . import scope
-from .codec import Signature
+from .codec import Signature, to_raw
 from .errors import ProgramError
 from .options import Options, ProcessOptions, checked_tags
 from .supervision.policy import DEFAULT_BACKOFF, Backoff, RestartPolicy, checked_policy
@@ -51,16 +51,21 @@ class Bound(Struct, omit_defaults=True, kw_only=True):
 class ProcessType(Generic[P, R]):
     """A process type. Call it inside a process to run a child and get its result; outside, to run it as a root.
 
+    Args:
+        nested: no other interpreter has it (`nested`), so it is not found by its name.
+
     Attributes:
         name: of the type, unique in its program.
         function: the body.
         options: what `@agent_process` was told.
     """
 
-    def __init__(self, function: Callable[P, Coroutine[Any, Any, R]], **options: Unpack[ProcessOptions]) -> None:
+    def __init__(
+        self, function: Callable[P, Coroutine[Any, Any, R]], *, nested: bool = False, **options: Unpack[ProcessOptions]
+    ) -> None:
         if not inspect.iscoroutinefunction(function):
             raise TypeError(f"@agent_process needs an async function; {function.__qualname__} is not one")
-        if "<locals>" in function.__qualname__:
+        if "<locals>" in function.__qualname__ and not nested:
             raise ProgramError(
                 f"@agent_process needs a module-level function; {function.__qualname__} is defined inside another",
                 hint="move it to the top of the module: another host must be able to find it by name",
@@ -69,7 +74,8 @@ class ProcessType(Generic[P, R]):
         self.name = self.options.name
         self.function = function
         functools.update_wrapper(self, function)
-        REGISTRY.setdefault(self.name, []).append(self)
+        if not nested:
+            REGISTRY.setdefault(self.name, []).append(self)
 
     @functools.cached_property
     def signature(self) -> Signature:
@@ -99,6 +105,12 @@ class ProcessType(Generic[P, R]):
                 raise TypeError(f"the name of a process is a str, not {given['name']!r}")
             subjects.token(given["name"])
         return Bound(args=self.signature.encode(args, kwargs), **given)
+
+    async def perform(self, raw: Raw) -> Raw:
+        """Run the body as an ordinary coroutine, in the scope that is current: its result as it travels."""
+        args, kwargs = self.signature.decode(raw)
+        function: Callable[..., Coroutine[Any, Any, R]] = self.function
+        return to_raw(await function(*args, **kwargs), f"The result of {self.name}()")
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         return self._run(args, kwargs)

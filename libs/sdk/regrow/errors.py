@@ -162,6 +162,12 @@ class ProgramError(RegrowError):
     code = "bad-program"
 
 
+class HostLost(RegrowError):
+    """What this process was exists only in a program that is gone."""
+
+    code = "host-lost"
+
+
 class ProcessGone(BaseException):
     """Raised by every operation of a process that is leaving memory: its `finally` blocks reach nobody."""
 

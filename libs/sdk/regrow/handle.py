@@ -15,7 +15,7 @@ import msgspec
 from regrow_protocol import subjects
 from regrow_protocol.messages import EventRecord, Failure
 
-from . import scope
+from . import nested, scope
 from .codec import Reference, from_raw, handles_are, to_raw
 from .errors import EventNotSeen, ProcessNotFound, sendable_text
 
@@ -338,7 +338,7 @@ class ProcessHandle(Reference):
         """
         failure = self.failure
         here = scope.current()
-        type_ = here.env.types.get(failure.type) if failure is not None else None
+        type_ = nested.find(here.env.types, failure.type) if failure is not None else None
         if failure is None or type_ is None or failure.args is None:
             raise ProcessNotFound(
                 f"It is not known here that process {self.pid} has failed",

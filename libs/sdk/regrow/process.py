@@ -31,7 +31,7 @@ from regrow_protocol.errors import RegrowError
 from regrow_protocol.images import Image
 from regrow_protocol.messages import Failure, Op, Ref
 
-from . import endpoints
+from . import endpoints, nested
 from .belongings import Belongings
 from .codec import NULL, from_raw, to_raw
 from .commanding import Asked, Feed
@@ -269,7 +269,7 @@ class Process:
 
     def _begin(self, start: m.Start) -> None:
         kind = "restarted" if start.incarnation else "started"
-        type_ = self.env.types.get(start.type)
+        type_ = nested.find(self.env.types, start.type)
         data = NULL
         if (carry := start.carry) is not None:
             self.tags = dict(carry.tags)
@@ -418,7 +418,7 @@ class Process:
         """Under which others find it: its own name, or that of a public type; empty for none."""
         start = self.start
         assert start is not None
-        type_ = self.env.types.get(start.type)
+        type_ = self.type or nested.find(self.env.types, start.type)
         return start.name or (type_.name if type_ is not None and type_.options.public else "")
 
     @property

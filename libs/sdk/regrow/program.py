@@ -10,6 +10,7 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -35,7 +36,7 @@ class LoadedProgram:
     target: str
     name: str
     build: str
-    types: dict[str, ProcessType[Any, Any]]
+    types: Mapping[str, ProcessType[Any, Any]]
     main: str
 
 
@@ -71,7 +72,7 @@ def describe(module: ModuleType, target: str) -> LoadedProgram:
         )
     main = "main" if "main" in types else (own or list(types.values()))[-1].name
     name = target.removeprefix("module:") if target.startswith("module:") else Path(target).stem
-    return LoadedProgram(target, name, _build(module, types), types, main)
+    return LoadedProgram(target, name, build_of(module, types.values()), types, main)
 
 
 def _preferred(defined: list[ProcessType[Any, Any]], module: ModuleType) -> ProcessType[Any, Any]:
@@ -116,8 +117,9 @@ def _cannot_import(what: str, error: BaseException) -> ProgramError:
     )
 
 
-def _build(module: ModuleType, types: dict[str, ProcessType[Any, Any]]) -> str:
-    files = {getattr(sys.modules.get(t.function.__module__), "__file__", None) for t in types.values()}
+def build_of(module: ModuleType | None, types: Iterable[ProcessType[Any, Any]]) -> str:
+    """The build of a program whose file is that of `module`, with these process types."""
+    files = {getattr(sys.modules.get(t.function.__module__), "__file__", None) for t in types}
     own = getattr(module, "__file__", None)
     if own is not None:
         folder = Path(own).parent

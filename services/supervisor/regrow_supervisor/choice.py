@@ -4,6 +4,8 @@ An app may have hosts of several programs at once (each `regrow run` of another 
 can run every process: the build must know the process's type. Where it is known which program the process belongs to
 and which one the hosts run, they must be the same file or module (releases may lie in folders of their own, so only the
 last part of a path counts).
+
+A function inside another one is known to no other build; such a process goes where its program is, to fail there.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from regrow_protocol.messages import HostRecord
+
+_NESTED = ".<locals>."
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class LiveBuild:
 
     def runs(self, type_: str, target: str) -> bool:
         """Whether its hosts can fold a process of this type and of the program `target` (empty: unknown)."""
-        if type_ not in self.types:
+        if type_ not in self.types and not (target and self.targets and _NESTED in type_):
             return False
         return not target or not self.targets or _program(target) in map(_program, self.targets)
 

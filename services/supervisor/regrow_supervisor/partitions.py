@@ -144,8 +144,12 @@ class Partitions:
                     if put:
                         self._apps[name] = messages.decode(entry.value, AppRecord).partitions
                     self._touch(*[group for group in self._known() if group.app == name])
-                case ["build", app, build] if put:
-                    self.builds[Group(untoken(app), build)] = messages.decode(entry.value, BuildRecord).created
+                case ["build", app, build]:
+                    group = Group(untoken(app), build)
+                    if put:
+                        self.builds[group] = messages.decode(entry.value, BuildRecord).created
+                    else:
+                        self.builds.pop(group, None)
                 case ["own", app, build, part]:
                     group = Group(untoken(app), build)
                     if put:

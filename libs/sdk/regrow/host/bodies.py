@@ -139,8 +139,7 @@ class BodyScope:
         if self._cancelled:
             raise asyncio.CancelledError
         asyncio.get_running_loop().call_soon(self._first_turn_over)
-        args, kwargs = self.type.signature.decode(self.start.args)
-        return to_raw(await self.type.function(*args, **kwargs), f"The result of {self.type.name}()")
+        return await self.type.perform(self.start.args)
 
     def _first_turn_over(self) -> None:
         if not self._abandoned:
@@ -268,6 +267,10 @@ class BodyScope:
         pending = self._expect(number, "spawn", type_.name, type_.signature.result, pid)
         self._children[pid] = (pending, number)
         return ProcessHandle(pid)
+
+    def when_ended(self, pid: str, callback: Callable[[asyncio.Future[Any]], None]) -> None:
+        """Call `callback` with the outcome of a child when it has ended."""
+        self._children[pid][0].future.add_done_callback(callback)
 
     async def run_child(self, type_: ProcessType[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         handle = self.spawn(type_, args, kwargs)

@@ -103,7 +103,7 @@ class Host:
             host=self.id,
             app=self.app,
             build=self.env.build,
-            types=sorted(self.env.types),
+            types=[] if options.guest else sorted(self.env.types),
             node=socket.gethostname(),
             os_pid=os.getpid(),
             started=time.time(),

@@ -37,6 +37,8 @@ class HostOptions:
         partitions: of an app that is seen for the first time (1 to 1,024).
         hard: the host is a program of its own: C code in a body that never gives the interpreter back is ended by the
             kernel, and the host with it.
+        guest: it runs in a program of its user's, for what that program starts: it tells nobody which types it has, so
+            no process of another build is moved to it.
         force_replay: in tests, fold each process anew before every input and compare.
     """
 
@@ -51,6 +53,7 @@ class HostOptions:
     duplicate_window: float | None = None
     partitions: int = 16
     hard: bool = False
+    guest: bool = False
     force_replay: bool = False
 
     @classmethod
