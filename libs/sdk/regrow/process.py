@@ -743,6 +743,7 @@ class Process:
         self.endpoints.disown()
         self.publication.cut_off()
         self.relations.cut_off()
+        self.belongings.machines.clear()
         for n, timer in self.timers.items():
             timer.seq = self.applied
             self.new_local.append(n)

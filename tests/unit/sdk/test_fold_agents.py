@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any, cast
 
+import msgspec
 import pytest
 from agent_world import Services
 from fold_world import World
@@ -539,3 +540,56 @@ def test_another_description_is_no_other_program(world: World, services: Service
         again.leave()
     finally:
         echo.__doc__ = before
+
+
+@agent_process
+async def copied() -> Any:
+    worker = await agent("worker")
+    guest = await agent("guest", harness="none")
+    starting = asyncio.create_task(agent("second"))
+    lost = asyncio.Event()
+    worker.on_lost(lambda _: lost.set())
+    await lost.wait()
+    await asyncio.wait([starting])
+    try:
+        await guest.stop()
+    except AgentError as error:
+        return [error.code, str(starting.exception())]
+    return "stopped"
+
+
+def test_a_copy_of_a_process_has_none_of_its_agents(world: World, services: Services) -> None:
+    """Its agents are lost to it, and it ends, kills and stops nothing of theirs."""
+    services.absent.add("second")
+    pid = begin(services, copied)
+    history = world.histories[pid]
+    before = len(services.log)
+    start = m.decode_input(history[0].message)
+    assert isinstance(start, m.Start)
+    other = "p_01hf7yat00copyqqqqqqqqqqqqq"
+    world.send(other, msgspec.structs.replace(start, forks=[m.Fork(pid, len(history))], at=history[0].time))
+    for turn in history[1:]:
+        world.send(other, msgspec.structs.replace(m.decode_input(turn.message), at=turn.time))
+    services.settle(timers=True, until=world.clock + 5)
+    code, failure = world.result(other)
+    assert code == "not-its-owner"
+    assert "it belongs to the process that this one was copied from" in failure
+    assert services.names[before:] == []
+    assert not world.processes[pid].ended
+
+
+@agent_process
+async def impatient() -> Any:
+    guest = await agent("guest", harness="none")
+    waiting = asyncio.create_task(guest.registered())
+    await sleep(1)
+    await guest.stop()
+    return type((await asyncio.gather(waiting, return_exceptions=True))[0]).__name__
+
+
+def test_who_waits_for_an_agent_hears_of_its_end(world: World, services: Services) -> None:
+    """It is stopped before it has come."""
+    pid = begin(services, impatient)
+    services.settle(timers=True)
+    assert world.result(pid) == "AgentEnded"
+    world.check()

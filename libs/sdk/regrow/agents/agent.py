@@ -171,8 +171,9 @@ class Agent:
         await self._charge("stop").stop()
 
     def _charge(self, what: str) -> Charge:
-        charge = _charge_in(here_for(self), self.id)
-        if charge is None:
+        here = here_for(self)
+        charge = _charge_in(here, self.id)
+        if charge is None or self.owner != here.pid:
             raise NotItsOwner(
                 f"{self.name}.{what} is for the process that made the agent: {self.owner or 'another one'}",
                 hint="send() works everywhere; or let that process do it, in an endpoint",

@@ -25,7 +25,7 @@ from ..machines.errors import MachineError, MachineLost
 from ..machines.machine import Machine
 from ..supervision.policy import Backoff, RestartPolicy
 from .agent import Agent
-from .errors import AgentError, AgentNotStarted
+from .errors import AgentEnded, AgentError, AgentNotStarted
 from .tools import ToolTable
 
 log = logging.getLogger("regrow.agents")
@@ -123,7 +123,7 @@ class Charge:
         self.url = self.token = ""
         self._session = 1
         self._seen = 0
-        self._failure: AgentNotStarted | None = None
+        self._failure: AgentError | None = None
         self._waiters: list[asyncio.Future[None]] = []
         self._keeper: asyncio.Task[None] | None = None
         self._running: Asked | None = None
@@ -141,7 +141,7 @@ class Charge:
             self._keeper = here.background(self._keep(enrolled.launch))
 
     async def registered(self, session: int) -> None:
-        """Wait until the harness has come in that session; raises AgentNotStarted when it never will."""
+        """Wait until the harness has come in that session; raises AgentNotStarted or AgentEnded when it never will."""
         while self._seen < session:
             if self._failure is not None:
                 raise self._failure
@@ -155,13 +155,19 @@ class Charge:
             if not waiter.done():
                 waiter.set_result(None)
 
-    async def _heard(self, what: str, session: int = 0, data: Any = None) -> None:
+    def _never_comes(self, failure: AgentError) -> None:
+        self.state = "ended"
+        self._failure = failure
+        self._wake()
+
+    async def _heard(self, what: str, session: int = 0, data: Any = None, **_: Any) -> None:
         """The endpoint `news_endpoint`."""
         if what == "registered":
             self._seen = max(self._seen, session)
             self._wake()
         elif what == "stalled":
-            self._emit("agent_stalled", session=session, **(data if isinstance(data, dict) else {}))
+            known = data if isinstance(data, dict) else {}
+            self._emit("agent_stalled", **({"session": session} | known))
         elif what == "lost" and session >= self._session:
             if self._running is not None:
                 self._kill(self._running)  # what follows is decided when it has ended
@@ -179,6 +185,8 @@ class Charge:
                     self._kill(self._running)
                 if self.state not in ("lost", "ended"):
                     self._end_at_gateway()
+            if self.state != "lost":
+                self._never_comes(AgentEnded(f"The agent {self.name!r} was ended"))
             raise
 
     async def _keep_on(self, launch: wire.Launch) -> None:
@@ -233,7 +241,7 @@ class Charge:
         late: float | None = None
         try:
             await asyncio.wait([ended, came], timeout=self.care.start_timeout, return_when=asyncio.FIRST_COMPLETED)
-            if came.done():
+            if self._seen >= session:
                 self._came(session)
             elif not ended.done():
                 late = self.care.start_timeout
@@ -256,12 +264,10 @@ class Charge:
 
     def _fail(self, end: End) -> None:
         """It has not even started: whoever waits in `agent()` is told."""
-        self.state = "ended"
         self._end_at_gateway()
         text = f"The agent {self.name!r} has not started: {end.reason}"
         shown = f"; it showed:\n{end.output}" if end.output else ""
-        self._failure = AgentNotStarted(text + shown, exit_code=end.exit_code, output=end.output)
-        self._wake()
+        self._never_comes(AgentNotStarted(text + shown, exit_code=end.exit_code, output=end.output))
 
     async def _lose(self, end: End) -> None:
         """It is not started again."""
@@ -272,11 +278,11 @@ class Charge:
         here.belongings.names.discard(self.name)
         subject = wire.agent_subject(self.agent.app, self.agent.id)
         if self.state == "ended":
-            here.tell("agent.stop", subject, wire.Nothing())
+            self._end_at_gateway()
             self._emit("agent_ended", exit_code=0, reason=end.reason)
             return
-        lost = wire.Lost(self._session, end.exit_code or 0, end.reason)
-        here.tell("agent.lost", subject, lost)
+        if self.agent.owner == here.pid:
+            here.tell("agent.lost", subject, wire.Lost(self._session, end.exit_code or 0, end.reason))
         self._emit("agent_lost", session=self._session, exit_code=end.exit_code, reason=end.reason, output=end.output)
         loss = AgentLoss(self.agent, end.reason, end.exit_code, end.output, self._session)
         for hook in list(self.hooks):
@@ -292,7 +298,7 @@ class Charge:
         here = scope.current()
         agent = self.agent
         assert agent is not None
-        self.state = "ended"
+        self._never_comes(AgentEnded(f"The agent {self.name!r} was ended"))
         here.belongings.names.discard(self.name)
         if self._keeper is not None and not self._keeper.done():
             self._keeper.cancel()
@@ -312,11 +318,12 @@ class Charge:
             self._end_at_gateway()
         if self._keeper is None:
             self.state = "ended"
-        if self.own_machine is not None:
+        if self.own_machine is not None and self.own_machine.id in here.belongings.machines:
             self.own_machine._tell_stop()
 
     def _end_at_gateway(self) -> None:
-        if self.agent is not None:
+        """Unless this process is a copy of the one that made it."""
+        if self.agent is not None and self.agent.owner == scope.current().pid:
             subject = wire.agent_subject(self.agent.app, self.agent.id)
             scope.current().tell("agent.stop", subject, wire.Nothing())
 
