@@ -12,13 +12,13 @@ import hashlib
 from typing import NamedTuple
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 from regrow_protocol import ids, messages, subjects, values
 from regrow_protocol.agents import Tool
 from regrow_protocol.bus import Bus
 from regrow_protocol.endpoints import EndpointsRecord
 from regrow_protocol.errors import RegrowError
-from regrow_protocol.messages import AppRecord, Call, Reply, Struct
+from regrow_protocol.messages import AppRecord, Call, Reply
 from regrow_protocol.streams import REPLIES, inbox_stream
 from regrow_service.logs import get_logger
 from regrow_service.validation import check

@@ -37,8 +37,8 @@ from .records import Records
 TRY_AGAIN = (Unreachable, StorageFull, WrongRevision)
 """What a command is given back for: it is nobody's answer."""
 GATHER = 0.05
-"""Seconds for which what a process without a name exposes waits for more of it, and perhaps for its end: one that is
-soon over is never written."""
+"""Seconds for which what a process without a name exposes waits for more of it, and perhaps for its end, to be written
+at once."""
 
 
 class Refused(RegrowError):
@@ -113,7 +113,7 @@ class Handling:
             )
 
         record = await self._records.change(pid, with_it, gather=0.0 if args.name else GATHER)
-        if record is not None and record.name and not record.ended:
+        if record is not None and record.name and not record.ended and not self._records.has_name(record):
             await self._records.claim(record)
 
     async def _withdraw(self, command: Command, args: Withdraw) -> None:

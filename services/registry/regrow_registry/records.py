@@ -130,8 +130,6 @@ class Records:
                 new = change(new) or new
             if new is None or new == old:
                 return old
-            if old is None and new.ended and len(changes) > 1:
-                return new  # it has come and gone
             ttl = KEEP if new.ended else None
             body = messages.encode(new)
             try:
@@ -186,6 +184,11 @@ class Records:
             return
         if not await self._wants(record.pid, record.name):
             await self.settle(record.name)
+
+    def has_name(self, record: EndpointsRecord) -> bool:
+        """Whether a living process has the public name that it wants, as far as is known here."""
+        holder = self.names.get(record.name)
+        return holder is not None and holder.record.pid == record.pid
 
     async def holder(self, name: str) -> PublicName | None:
         """The process that has a public name."""
