@@ -7,21 +7,21 @@ folder=${REGROW_AGENT_FOLDER:?}
 
 # tell PATH ARG…: a request to the agent's doors, made again for as long as the gateway is away; its answer is in `.told`.
 tell() {
-    rg_path=$1 rg_tries=0
+    rg_path=$1 rg_tries=0 rg_failed=0
     shift
-    while [ $rg_tries -lt 600 ]; do
-        rg_status=$(curl -sS -K "$folder/curl.conf" -o "$folder/.told" -w '%{http_code}' --max-time 30 "$@" \
+    while [ $rg_failed -lt 3 ]; do
+        : >"$folder/.told" # an empty answer leaves a file as it is
+        rg_status=$(curl -q -sS -K "$folder/curl.conf" -o "$folder/.told" -w '%{http_code}' --max-time 30 "$@" \
             "$REGROW_AGENT_URL/$rg_path" 2>"$folder/.why") || rg_status=000
         case $rg_status in
         2*) return 0 ;;
         000 | 429 | 502 | 503 | 504) ;;
-        500) rg_tries=$((rg_tries + 200)) ;;
+        500) rg_failed=$((rg_failed + 1)) ;;
         *) break ;;
         esac
-        [ $rg_tries -ne 3 ] || echo "waiting for the gateway ($(cat "$folder/.why"))" >&2
         rg_tries=$((rg_tries + 1))
-        sleep 0.2 2>/dev/null || sleep 1
-        [ $rg_tries -lt 5 ] || sleep 1
+        [ $rg_tries -ne 10 ] || echo "waiting for the gateway: $rg_status $(cat "$folder/.why")" >&2
+        if [ $rg_tries -gt 10 ]; then sleep 1; else sleep 0.2 2>/dev/null || sleep 1; fi
     done
     echo "the gateway refuses ($rg_status): $(head -c 400 "$folder/.told" 2>/dev/null)" >&2
     return 1
@@ -56,10 +56,12 @@ take() {
     : >"$folder/.turn"
     state started || exit 1
     rm -f "$folder/.code"
+    trap : INT # a person's Ctrl-C is for the harness
     {
         harness <"$folder/.message"
         echo $? >"$folder/.code"
     } | {
+        trap : INT
         rg_n=0
         while IFS= read -r line || [ -n "$line" ]; do
             worth || continue
@@ -69,7 +71,8 @@ take() {
                 --data-binary "@$folder/.line" && cat "$folder/.told"
         done
     }
-    read -r code <"$folder/.code" || code=130
+    code=130
+    [ ! -s "$folder/.code" ] || read -r code <"$folder/.code"
     case $code in
     0 | 130) # done, or broken off by a person
         state ended || exit 1
