@@ -12,12 +12,19 @@ from typing import assert_type
 from uuid import UUID
 
 from regrow import (
+    Agent,
+    AgentEvent,
+    AgentLoss,
     CurrentProcess,
     Event,
+    Grant,
     ProcessHandle,
+    agent,
     agent_process,
     bubble,
+    connect,
     current_process,
+    current_runtime,
     emit,
     expose,
     fail,
@@ -77,6 +84,31 @@ async def body() -> None:
     assert_type(current_process(), CurrentProcess)
     assert_type(current_process().parent, str | None)
 
+    worker = await agent("w", "Be brief.", machine=None, tools=[fetch], restart="transient", stall_after=60)
+    assert_type(worker, Agent)
+    assert_type(await worker.send("x"), int)
+    assert_type((await worker.exec("ls", timeout=5)).stdout, str)
+    async for said in worker.events:
+        assert_type(said, AgentEvent)
+
+    @worker.on("finish", timeout=5)
+    async def finish(x: int) -> str:
+        return str(x)
+
+    @worker.on
+    async def more(x: int) -> str:
+        return str(x)
+
+    @worker.on_lost
+    def lost(loss: AgentLoss) -> None:
+        del loss
+
+    assert_type(await finish(1), str)
+    assert_type(await more(1), str)
+    connect(worker, handle.agents["x"], direction="forward")
+    assert_type(await handle.attach(worker, only=["a"], prefix="p_", rate=5, expires=9), Grant)
+    assert_type(current_runtime().agents, dict[str, Agent])
+
     @expose
     async def endpoint(x: int) -> str:
         return str(x)
@@ -95,6 +127,9 @@ async def refused() -> None:
     spawn(plain, 1, nam="x")  # pyright: ignore[reportCallIssue]
     spawn(measure, "x")  # pyright: ignore[reportArgumentType, reportCallIssue]
     await step(measure("x"))  # pyright: ignore[reportArgumentType, reportCallIssue]
+    worker = await agent("w", restart="often")  # pyright: ignore[reportArgumentType]
+    worker.on("x")(measure)  # pyright: ignore[reportArgumentType]
+    await agent("w", tools=[measure])  # pyright: ignore[reportArgumentType]
     expose(measure)  # pyright: ignore[reportArgumentType]
     agent_process(resume="never")  # pyright: ignore[reportArgumentType]
     fail(5)  # pyright: ignore[reportArgumentType]

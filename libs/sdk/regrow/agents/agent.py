@@ -140,11 +140,24 @@ class Agent:
 
     # Its machine ------------------------------------------------------------------------------------------------------
 
-    async def exec(self, command: str | list[str], **options: Any) -> ExecResult:
-        """Run a command on its machine, as `Machine.exec` does."""
+    async def exec(
+        self,
+        command: str | list[str],
+        *,
+        user: str = "agent",
+        timeout: float | None = None,
+        env: dict[str, str] | None = None,
+        cwd: str = "",
+        stdin: bytes | str | None = None,
+    ) -> ExecResult:
+        """Run a command on its machine, as `Machine.exec` does.
+
+        Raises:
+            Unsupported: it has none, for it came by itself.
+        """
         if self.machine is None:
             raise Unsupported(f"The agent {self.name} came by itself: it has no machine")
-        return await self.machine.exec(command, **options)
+        return await self.machine.exec(command, user=user, timeout=timeout, env=env, cwd=cwd, stdin=stdin)
 
     # Its life ---------------------------------------------------------------------------------------------------------
 

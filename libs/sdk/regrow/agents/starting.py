@@ -8,8 +8,8 @@ what has been asked for and comes later is ended when it comes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import msgspec
 from regrow_protocol import agents as wire
@@ -28,6 +28,8 @@ from .errors import AgentError, AgentNameTaken
 from .keeping import Care, Charge
 from .tools import checked, compared
 
+ToolFunction: TypeAlias = Callable[..., Coroutine[Any, Any, Any]]
+
 NO_HARNESS = "none"
 """The harness of an agent that comes by itself."""
 DEFAULT_BACKOFF = Backoff(initial=1.0)
@@ -41,7 +43,7 @@ async def agent(
     image: AnyImage | None = None,
     machine: Machine | None = None,
     harness: str = "pi",
-    tools: Sequence[Callable[..., Any]] | Mapping[str, Callable[..., Any]] = (),
+    tools: Sequence[ToolFunction] | Mapping[str, ToolFunction] = (),
     env: Mapping[str, str] | None = None,
     options: Mapping[str, str] | None = None,
     restart: RestartPolicy | None = None,
@@ -141,9 +143,7 @@ async def _enrol(here: Any, charge: Charge, enrol: wire.Enrol, machine: Machine 
     return made
 
 
-def _functions(
-    tools: Sequence[Callable[..., Any]] | Mapping[str, Callable[..., Any]],
-) -> dict[str, Callable[..., Any]]:
+def _functions(tools: Sequence[ToolFunction] | Mapping[str, ToolFunction]) -> dict[str, ToolFunction]:
     named = dict(tools) if isinstance(tools, Mapping) else {tool_name(each): each for each in tools}
     if len(named) < len(tools):
         raise InvalidArguments("two tools have the same name", hint="tools={'name': function, …}")
