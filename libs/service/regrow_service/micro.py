@@ -42,7 +42,6 @@ class MicroError(RegrowError):
     Attributes:
         status: the error's code, as `400`.
         body: of the answer.
-        sent: whoever asked has it already (`respond_error`).
     """
 
     code = "micro-error"
@@ -51,7 +50,6 @@ class MicroError(RegrowError):
         super().__init__(message)
         self.status = status
         self.body = body
-        self.sent = False
 
 
 class MicroRequest:
@@ -63,10 +61,11 @@ class MicroRequest:
         data: its body.
     """
 
-    __slots__ = ("_bus", "_headers", "data", "reply", "subject")
+    __slots__ = ("_bus", "_failed", "_headers", "data", "reply", "subject")
 
     def __init__(self, bus: Bus, subject: str, reply: str, headers: bytes | None, data: bytes) -> None:
         self._bus = bus
+        self._failed = False
         self._headers = headers
         self.subject, self.reply, self.data = subject, reply, data
 
@@ -84,10 +83,10 @@ class MicroRequest:
             self._bus.nc.send(pub(self.reply, "", data))
 
     def respond_error(self, error: MicroError) -> None:
-        """Send an error, once."""
-        if error.sent:
+        """Send an error; nothing where one was sent before."""
+        if self._failed:
             return
-        error.sent = True
+        self._failed = True
         text = " | ".join(str(error).split("\n"))[:MAX_TEXT].encode("ascii", "replace").decode()
         self.respond(error.body, {ERROR: " ".join(text.split()) or "failed", ERROR_CODE: str(error.status)})
 

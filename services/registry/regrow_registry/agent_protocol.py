@@ -157,6 +157,9 @@ class AgentProtocol:
         except MicroError as error:
             request.respond_error(error)
             raise
+        except asyncio.CancelledError:
+            request.respond_error(_error(500, "going", "this registry ends; the agent goes on"))
+            raise
         except RegrowError as error:
             told = _error(500, "internal", str(error))
             request.respond_error(told)

@@ -33,7 +33,7 @@ from .records import Records
 from .settings import RegistrySettings
 from .sweep import Sweep
 
-IN_HAND = 4096
+IN_HAND = 8192
 MAX_ACK_PENDING = 100_000
 RETRY = Retry(attempts=50)
 """A call is in hand for as long as its process works on it, so it may outlive many registries."""
