@@ -17,7 +17,7 @@ from msgspec import Raw, Struct
 from regrow_protocol import messages
 from regrow_protocol.agents import AgentRecord, Entry, Outcome, answer_subject, call_key
 from regrow_protocol.endpoints import CallRecord, call_record_subject
-from regrow_protocol.errors import StorageFull, Unreachable, WrongRevision
+from regrow_protocol.errors import RegrowError, StorageFull, Unreachable, WrongRevision
 from regrow_protocol.messages import Failure, ToolCall
 from regrow_protocol.streams import CALLS as STREAM
 from regrow_service.answers import failure
@@ -220,6 +220,9 @@ class Calls:
             except (Unreachable, StorageFull, WrongRevision) as error:
                 self._log.warning("a tool of the gateway is tried again", tool=target.tool, reason=str(error))
                 await until(self._here.stopping, asyncio.sleep(AGAIN))
+            except RegrowError as error:
+                self._log.error("an answer cannot be recorded", tool=target.tool, agent=agent.id, reason=str(error))
+                return
             else:
                 return
 

@@ -121,6 +121,8 @@ class Enrolling:
             raise InvalidAgent("An agent belongs to a process", hint="call agent() in the body of a process")
         if not args.name or len(args.name) > 128 or not args.name.isprintable():
             raise InvalidAgent(f"{args.name[:40]!r} is no name of an agent", hint="1 to 128 printable characters")
+        if args.machine is not None and args.machine.app != command.app:
+            raise InvalidAgent(f"The machine {args.machine.id[:64]!r} is not of the app {command.app!r}")
         if args.stall_after is not None and not 0 < args.stall_after < 1e9:
             raise InvalidAgent(f"stall_after={args.stall_after} is no time in seconds")
         record = AgentRecord(

@@ -40,7 +40,7 @@ from .inboxes import Inboxes
 from .links import Links
 from .machines import Machines
 from .mail import Mail
-from .measures import AGENTS, TABLE
+from .measures import AGENTS, CUT, TABLE
 from .owners import Owners
 from .records import Records
 from .results import Results
@@ -122,7 +122,8 @@ class Gateway:
         websocket = WebSocketDoor(here, desk, mail, lambda connection: doors.abort(connection))
         mcp = McpOnDemand(here, desk)
         app = make_app(http, websocket, mcp, OutputDoor(here, desk))
-        doors = DoorServer(here.settings, app, listening, max(here.settings.stop_deadline - LAST, 1.0))
+        cut = here.metrics[CUT].labels("http").inc
+        doors = DoorServer(here.settings, app, listening, max(here.settings.stop_deadline - LAST, 1.0), cut)
         always = {
             "mail": mail.run(),
             "results": here.results.run(),

@@ -70,7 +70,7 @@ class Owners:
             await asyncio.sleep(SWEEP)
             try:
                 await self.sweep()
-            except RegrowError as error:
+            except (RegrowError, msgspec.MsgspecError) as error:
                 self._log.warning("owners could not be looked at", reason=str(error))
 
     async def sweep(self) -> None:
@@ -85,9 +85,10 @@ class Owners:
                     if owner is not None:
                         await self._judge(agent, owner)
 
-        async with asyncio.TaskGroup() as group:
-            for pid, ids in self._here.records.owned.items():
-                group.create_task(look(pid, list(ids)))
+        looks = [look(pid, list(ids)) for pid, ids in self._here.records.owned.items()]
+        for error in await asyncio.gather(*looks, return_exceptions=True):
+            if isinstance(error, BaseException):
+                raise error
 
     async def _look_up(self, pid: str, app: str) -> _Owner | None:
         """What is known of a process; its events tell of one that the list lacks, as while nobody writes that."""

@@ -64,7 +64,7 @@ class Stalls:
             while True:
                 try:
                     await self.sweep()
-                except RegrowError as error:
+                except (RegrowError, TimeoutError) as error:
                     self._log.warning("agents could not be looked at", reason=str(error))
                 await asyncio.sleep(SWEEP)
         finally:

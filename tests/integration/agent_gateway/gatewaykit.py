@@ -65,7 +65,7 @@ class Caller:
 
     async def answer(self, command: Command, timeout: float = PATIENCE) -> Any:
         """The answer to a command. Raises Refused for an error."""
-        return await self._answer(command, agents.ANSWERS[command.name], timeout)
+        return await self._answer(command, agents.ANSWERS.get(command.name), timeout)
 
     async def ask_on(self, subject: str, name: str, args: Struct, type_: Any) -> Any:
         """Send a command to another service, and wait for its answer."""

@@ -14,12 +14,18 @@ from regrow_protocol.machines import MachineRef, Nothing
 from regrow_protocol.streams import AGENTS
 
 pytestmark = pytest.mark.usefixtures("gateway")
-MACHINE = MachineRef("m_1", "x", "nowhere", "local")
+
+
+def machine_of(caller: Caller) -> MachineRef:
+    """A machine that nobody made: nothing is done on it."""
+    return MachineRef("m_1", caller.app, "nowhere", "local")
 
 
 async def test_an_enrolment_that_is_repeated_makes_one_agent_and_is_answered_the_same(caller: Caller) -> None:
     """Id, token and launch are functions of the command."""
-    args = Enrol(name="worker", harness="command", machine=MACHINE, workdir="/w", options={"command": "true"})
+    args = Enrol(
+        name="worker", harness="command", machine=machine_of(caller), workdir="/w", options={"command": "true"}
+    )
     command = caller.command("enrol", args)
     first = await caller.answer(await caller.send(command))
     again = caller.command("enrol", args, command.id)
@@ -39,11 +45,11 @@ async def test_what_no_agent_can_be_is_refused(caller: Caller) -> None:
     """An unknown harness, a schema that is none, a name that a living agent of the owner has, nobody's agent."""
     await caller.enrol("worker")
     for code, enrol in {
-        "unknown-harness": Enrol(name="a", harness="nothing", machine=MACHINE),
-        "bad-setting": Enrol(name="a", harness="command", machine=MACHINE, options={"wrong": "1"}),
+        "unknown-harness": Enrol(name="a", harness="nothing", machine=machine_of(caller)),
+        "bad-setting": Enrol(name="a", harness="command", machine=machine_of(caller), options={"wrong": "1"}),
         "invalid-tool": Enrol(name="a", harness="none", tools=[agents.Tool("no name")]),
         "name-taken": Enrol(name="worker", harness="none"),
-        "invalid-agent": Enrol(name="", harness="none"),
+        "invalid-agent": Enrol(name="a", harness="command", machine=MachineRef("m_1", "other", "nowhere", "local")),
     }.items():
         with pytest.raises(Refused) as refused:
             await caller.ask("enrol", enrol)
@@ -153,7 +159,9 @@ async def test_only_the_owner_changes_its_agent_and_only_the_app_sees_it(caller:
 
 async def test_a_harness_that_has_ended_is_launched_again_once(caller: Caller) -> None:
     """Repeats, and late ones, get the launch of the session that stands."""
-    args = Enrol(name="worker", harness="command", machine=MACHINE, workdir="/w", options={"command": "true"})
+    args = Enrol(
+        name="worker", harness="command", machine=machine_of(caller), workdir="/w", options={"command": "true"}
+    )
     agent = await caller.ask("enrol", args)
     first = await caller.ask("relaunch", Relaunch(1, 7), agent.id)
     again = await caller.ask("relaunch", Relaunch(1, 7), agent.id)

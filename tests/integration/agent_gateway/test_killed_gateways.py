@@ -20,7 +20,9 @@ from regrow.testing.gateways import Gateway
 from regrow_protocol.agents import Connect, Enrolled, ReadConversation, Send, Tools
 from regrow_protocol.bus import Bus
 
-CALLS, AGENTS, FEW = 30, 4, 3
+CALLS, AGENTS, FEW = 24, 4, 3
+KILLS = (3, 9, 15)
+"""Answers after which a gateway is killed."""
 
 
 @pytest.fixture
@@ -36,19 +38,15 @@ def pair(nats_url: str) -> Iterator[list[Gateway]]:
         yield both
 
 
-async def kill_now_and_then(gateways: list[Gateway], until: asyncio.Event) -> int:
-    """Kill one or the other, and start it again; how often."""
-    kills = 0
-    while not until.is_set():
-        try:
-            async with asyncio.timeout(random.uniform(0.1, 0.6)):
-                await until.wait()
-        except TimeoutError:
-            victim = random.choice(gateways)
-            victim.kill()
-            kills += 1
-            await victim.start_async()
-    return kills
+async def kill_now_and_then(gateways: list[Gateway], agent: Persistent) -> None:
+    """Kill one or the other whenever the agent has some more answers, at a random moment, and start it again."""
+    for answers in KILLS:
+        while len(agent.answers) < answers:
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(random.uniform(0.0, 0.3))
+        victim = random.choice(gateways)
+        victim.kill()
+        await victim.start_async()
 
 
 class Persistent:
@@ -98,10 +96,9 @@ async def test_every_call_is_answered_once_and_every_message_arrives_once(pair: 
     agents = [first] + [await caller.enrol(f"agent{n}") for n in range(1, AGENTS)]
     for agent in agents[1:]:
         await caller.ask("connect", Connect(first.id, "forward"), agent.id)
-    over = asyncio.Event()
-    killing = asyncio.create_task(kill_now_and_then(pair, over))
+    here = [Persistent(agent) for agent in agents]
+    killing = asyncio.create_task(kill_now_and_then(pair, here[0]))
     try:
-        here = [Persistent(agent) for agent in agents]
         waits = {f"c{n}": ("patient", {"seconds": 0.2 + n / 1000}) for n in range(CALLS)}
         says = [
             {f"m{n}": ("message", {"to": "worker", "text": f"{each.agent.id} {n}"}) for n in range(CALLS)}
@@ -114,10 +111,9 @@ async def test_every_call_is_answered_once_and_every_message_arrives_once(pair: 
             )
             seqs = [await caller.answer(each) for each in sent]
             await here[0].read(AGENTS * CALLS)
+            await killing
     finally:
-        over.set()
-        kills = await killing
-    assert kills > 1
+        killing.cancel()
     assert here[0].answers == {f"c{n}": ["done"] for n in range(CALLS)}
     assert sorted(await process.call("called")) == sorted([name, args["seconds"]] for name, args in waits.values())
     assert all(answer == ["sent to worker"] for each in here[1:] for answer in each.answers.values())

@@ -7,6 +7,7 @@ import contextlib
 import json
 import socket
 import urllib.parse
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -15,10 +16,14 @@ from agentkit import Socket, bearer, owned
 from gatewaykit import Caller, tool
 from regrow.testing import Runtime
 from regrow.testing.gateways import Gateway
-from regrow_protocol.agents import Connect, Relaunch, Send, Tools
+from regrow_protocol.agents import Connect, Enrolled, Relaunch, Send, Tools
 from regrow_protocol.machines import MachineRef, Nothing
 
 pytestmark = pytest.mark.usefixtures("gateway")
+UPGRADE = (
+    "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+)
 
 
 async def test_calls_messages_and_entries_go_over_one_connection(rt: Runtime) -> None:
@@ -95,7 +100,7 @@ async def test_tools_that_are_given_later_reach_a_connected_agent(caller: Caller
 
 async def test_nobody_else_gets_in(caller: Caller) -> None:
     """No token, a wrong one, another agent's, an ended agent's, an old session's: refused before the upgrade."""
-    machine = MachineRef("m_1", "x", "nowhere", "local")
+    machine = MachineRef("m_1", caller.app, "nowhere", "local")
     agent, other, over = [await caller.enrol(name) for name in ("a", "b", "c")]
     await caller.ask("stop", Nothing(), over.id)
     again = await caller.enrol("d", machine=machine, harness="command", options={"command": "true"})
@@ -120,7 +125,7 @@ async def test_nobody_else_gets_in(caller: Caller) -> None:
 
 async def test_an_agent_that_has_ended_or_is_started_again_is_told_and_let_go(caller: Caller) -> None:
     """With a reason in a frame and in the close."""
-    machine = MachineRef("m_1", "x", "nowhere", "local")
+    machine = MachineRef("m_1", caller.app, "nowhere", "local")
     agent = await caller.enrol("a", machine=machine, harness="command", options={"command": "true"})
     async with Socket(agent, session=1) as it:
         await caller.ask("relaunch", Relaunch(1), agent.id)
@@ -166,53 +171,63 @@ async def test_broken_frames_harm_nobody(caller: Caller, rt: Runtime) -> None:
         assert (await steady.call("one", "add", a=1, b=1))["value"] == 2
 
 
-async def test_one_agent_may_not_have_too_many_calls_under_way(nats_url: str, rt: Runtime) -> None:
+@pytest.fixture(scope="module")
+def strict(nats_url: str) -> Iterator[Gateway]:
+    """A gateway with little patience and room."""
+    env = {"REGROW_GATEWAY_MAX_CALLS": "2", "REGROW_GATEWAY_SLOW": "0.5", "REGROW_GATEWAY_HEARTBEAT": "60"}
+    made = Gateway(nats_url, env=env)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
+
+
+def at(gateway: Gateway, agent: Enrolled) -> Enrolled:
+    """An agent whose doors are at another gateway."""
+    return Enrolled(agent.id, f"{gateway.url}/agents/{agent.id}", agent.token)
+
+
+async def test_one_agent_may_not_have_too_many_calls_under_way(strict: Gateway, rt: Runtime) -> None:
     """What is more is refused at once, to be called again, and is not done."""
-    gateway = Gateway(nats_url, env={"REGROW_GATEWAY_MAX_CALLS": "2"})
-    try:
-        await gateway.start_async()
-        process, _, agent = await owned(rt)
-        agent = type(agent)(agent.id, f"{gateway.url}/agents/{agent.id}", agent.token)
-        async with Socket(agent) as it:
-            for number in range(3):
-                await it.say(type="call", id=str(number), tool="patient", args={"seconds": 1.0})
-            assert (await it.next("error", id="2"))["code"] == "too-many"
-            assert (await it.next("result", id="0"))["value"] == "done"
-            assert (await it.next("result", id="1"))["value"] == "done"
-            assert (await it.call("2", "patient", seconds=0.1))["value"] == "done"
-        assert len(await process.call("called")) == 3
-    finally:
-        gateway.close()
+    process, _, agent = await owned(rt)
+    async with Socket(at(strict, agent)) as it:
+        for number in range(3):
+            await it.say(type="call", id=str(number), tool="patient", args={"seconds": 1.0})
+        assert (await it.next("error", id="2"))["code"] == "too-many"
+        assert (await it.next("result", id="0"))["value"] == "done"
+        assert (await it.next("result", id="1"))["value"] == "done"
+        assert (await it.call("2", "patient", seconds=0.1))["value"] == "done"
+    assert len(await process.call("called")) == 3
 
 
-async def test_a_slow_reader_is_cut_and_resumes(nats_url: str, caller: Caller, until: Any) -> None:
+@pytest.mark.parametrize(
+    ("door", "path", "headers"),
+    [("websocket", "ws", UPGRADE), ("http", "messages", "Accept: text/event-stream\r\n")],
+    ids=["websocket", "events"],
+)
+async def test_a_slow_reader_is_cut_and_resumes(
+    strict: Gateway, caller: Caller, until: Any, door: str, path: str, headers: str
+) -> None:
     """What it does not take waits in the stream, not in memory; it is cut without a farewell, and loses nothing."""
-    gateway = Gateway(nats_url, env={"REGROW_GATEWAY_SLOW": "0.5", "REGROW_GATEWAY_HEARTBEAT": "60"})
-    try:
-        await gateway.start_async()
-        agent = await caller.enrol("a")
-        agent = type(agent)(agent.id, f"{gateway.url}/agents/{agent.id}", agent.token)
-        url = urllib.parse.urlsplit(agent.url)
-        with socket.socket() as slow:
-            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            slow.connect((url.hostname, url.port))
-            slow.sendall(
-                f"GET {url.path}/ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                f"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
-                f"Authorization: Bearer {agent.token}\r\n\r\n".encode()
-            )
-            sent = [await caller.send(caller.command("send", Send("x" * 100_000)), agent.id) for _ in range(100)]
-            seqs = sorted([await caller.answer(each) for each in sent])
-            await until(
-                lambda: 'regrow_agent_connections_cut_total{door="websocket"} 1.0' in gateway.metrics(), "the cut"
-            )
-        got: list[int] = []
-        async with Socket(agent) as it:
-            while len(got) < len(seqs):
-                got.append((await it.next("message"))["seq"])
-        assert got == seqs
-    finally:
-        gateway.close()
+    agent = at(strict, await caller.enrol("a"))
+    url = urllib.parse.urlsplit(agent.url)
+    with socket.socket() as slow:
+        slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        slow.connect((url.hostname, url.port))
+        slow.sendall(
+            f"GET {url.path}/{path} HTTP/1.1\r\nHost: x\r\n{headers}"
+            f"Authorization: Bearer {agent.token}\r\n\r\n".encode()
+        )
+        sent = [await caller.send(caller.command("send", Send("x" * 100_000)), agent.id) for _ in range(100)]
+        seqs = sorted([await caller.answer(each) for each in sent])
+        cut = f'regrow_agent_connections_cut_total{{door="{door}"}} 1.0'
+        await until(lambda: cut in strict.metrics(), "the cut")
+    got: list[int] = []
+    async with Socket(agent) as it:
+        while len(got) < len(seqs):
+            got.append((await it.next("message"))["seq"])
+    assert got == seqs
 
 
 async def test_a_gateway_that_stops_says_so_and_the_agent_goes_on_elsewhere(nats_url: str, rt: Runtime) -> None:
@@ -221,8 +236,7 @@ async def test_a_gateway_that_stops_says_so_and_the_agent_goes_on_elsewhere(nats
     process, _, agent = await owned(rt)
     try:
         await gateway.start_async()
-        here = type(agent)(agent.id, f"{gateway.url}/agents/{agent.id}", agent.token)
-        async with Socket(here) as it:
+        async with Socket(at(gateway, agent)) as it:
             await it.say(type="call", id="c", tool="patient", args={"seconds": 1.0})
             await it.next("hello")
             await asyncio.to_thread(gateway.stop)

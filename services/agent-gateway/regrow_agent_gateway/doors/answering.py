@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -15,6 +16,8 @@ from starlette.responses import Response
 from ..errors import AgentError, InvalidRequest, TooLarge
 
 _log = get_logger("doors")
+BODY = 60.0
+"""Seconds in which the body of a request must have come."""
 _AGAIN = "1"
 """Seconds after which a client may try again what was not possible now."""
 
@@ -77,11 +80,15 @@ async def whole(request: Request, most: int) -> bytes:
         raise TooLarge(f"{told} bytes are more than is taken", hint=f"at most {most}")
     parts: list[bytes] = []
     size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > most:
-            raise TooLarge(f"The request has more bytes than is taken ({most})")
-        parts.append(part)
+    try:
+        async with asyncio.timeout(BODY):
+            async for part in request.stream():
+                size += len(part)
+                if size > most:
+                    raise TooLarge(f"The request has more bytes than is taken ({most})")
+                parts.append(part)
+    except TimeoutError:
+        raise InvalidRequest(f"The request's body has not come within {BODY:g} s") from None
     return b"".join(parts)
 
 

@@ -115,10 +115,13 @@ class HttpDoor:
         listed: list[Any] = given if isinstance(given, list) else [given]
         if len(listed) > MAX_ENTRIES:
             raise InvalidRequest(f"{len(listed)} entries are more than is taken at once ({MAX_ENTRIES})")
-        stored = [
-            await self._desk.entry(visitor.agent, type_, data, id_=id_, session=visitor.session)
-            for type_, id_, data in [telling.told(each) for each in listed]
-        ]
+        entries = [telling.told(each) for each in listed]
+        stored = await asyncio.gather(
+            *[
+                self._desk.entry(visitor.agent, type_, data, id_=id_, session=visitor.session)
+                for type_, id_, data in entries
+            ]
+        )
         return json({"entries": [each.seq for each in stored]})
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
 from regrow_protocol.errors import RegrowError
-from starlette.requests import HTTPConnection
-from starlette.types import ASGIApp
+from starlette.requests import ClientDisconnect, HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..settings import GatewaySettings
 
@@ -54,13 +54,20 @@ class DoorServer:
 
     Args:
         grace: seconds that requests may take to end when `stop` was called.
+        cut: called when a client of a plain request was cut since it took no data.
     """
 
-    def __init__(self, settings: GatewaySettings, app: ASGIApp, listening: socket.socket, grace: float) -> None:
+    def __init__(
+        self, settings: GatewaySettings, app: ASGIApp, listening: socket.socket, grace: float, cut: Callable[[], None]
+    ) -> None:
+        self._app = app
+        self._slow = settings.gateway_slow
+        self._cut = cut
         config = uvicorn.Config(
-            app,
+            self._serve,
             ws="websockets-sansio",
             http="h11",
+            interface="asgi3",
             loop="none",
             lifespan="off",
             log_config=None,
@@ -80,6 +87,23 @@ class DoorServer:
     async def run(self) -> None:
         """Serve until `stop`."""
         await self._server.serve([self._listening])
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The app, with an end to whoever takes no data; WebSockets see to that themselves."""
+
+        async def sent(message: Message) -> None:
+            try:
+                async with asyncio.timeout(self._slow):
+                    await send(message)
+            except TimeoutError:
+                self._cut()
+                self.abort(HTTPConnection(scope))
+                raise ClientDisconnect from None
+
+        try:
+            await self._app(scope, receive, sent if scope["type"] == "http" else send)
+        except ClientDisconnect:
+            return
 
     def stop(self) -> None:
         """Take no more connections; `run` returns when those that are open have ended."""
