@@ -130,6 +130,7 @@ class Commands:
         exec: Exec,  # noqa: A002
         chunk: Piece | None = None,
         room: Room | None = None,
+        sent: tuple[int, int] = (0, 0),
     ) -> ExecDone:
         """Start the command unless it was started, and wait for its end.
 
@@ -138,7 +139,8 @@ class Commands:
             data: of the machine.
             id: of the command.
             exec: what to run.
-            chunk: is given what it writes, in order and from the beginning, when `exec.stream`.
+            chunk: is given what it writes, in order, when `exec.stream`.
+            sent: bytes of stdout and stderr that it need not be given.
             room: is awaited before outputs are fetched that are more than what comes along with the end.
 
         Raises:
@@ -149,7 +151,7 @@ class Commands:
         check(id, exec)
         async with _Reach(self, data) as reach:
             try:
-                return await _Call(reach, id, exec, chunk if exec.stream else None, room).run()
+                return await _Call(reach, id, exec, chunk if exec.stream else None, room, sent).run()
             except CommandLost as lost:
                 raise CommandLost(f"{lost.message}: {id} on {machine}", hint=lost.hint) from None
 
@@ -273,13 +275,14 @@ class _Call:
         exec: Exec,  # noqa: A002
         chunk: Piece | None,
         room: Room | None,
+        sent: tuple[int, int],
     ) -> None:
         self._reach = reach
         self._id = id
         self._exec = exec
         self._chunk = chunk
         self._room = room
-        self._sent = [0, 0]
+        self._sent = list(sent)
         self._tasks: list[asyncio.Task[None]] = []
         self._limit: asyncio.Task[None] | None = None
         self._killing = False

@@ -24,6 +24,7 @@ from .context import Context
 from .measures import RUNNING, WAITING
 from .once import NOTHING, value
 from .patience import patiently
+from .progress import Progress
 from .registry import Opened
 
 MAX_WAITING = 4096
@@ -115,8 +116,12 @@ class Executing:
         if wanted.timeout is not None and not wanted.timeout > 0:
             raise CommandRefused(f"timeout={wanted.timeout} is no time", hint="seconds, or None for no limit")
 
+        progress = Progress(here.bus, command)
+        sent = await progress.read() if wanted.stream else (0, 0)
+
         async def chunk(channel: str, offset: int, piece: bytes) -> None:
             await here.answers.chunk(command, channel, offset, piece)
+            await progress.sent(channel, offset + len(piece))
 
         async def room(size: int) -> None:
             await share.take(COPIES * size)
@@ -125,7 +130,7 @@ class Executing:
         done = await patiently(
             here,
             opened.backend.name,
-            lambda: opened.commands.run(machine, data, command.id, wanted, piece, room),
+            lambda: opened.commands.run(machine, data, command.id, wanted, piece, room, sent),
         )
         return value(done)
 

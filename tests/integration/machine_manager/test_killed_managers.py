@@ -35,6 +35,33 @@ async def test_a_command_survives_the_kill_of_its_manager(fleet: Fleet, replicas
     assert len(caller.answers[command.id]) == 1
 
 
+async def test_a_stream_goes_on_where_it_was(fleet: Fleet) -> None:
+    """What a killed manager has sent is not sent again, but for the last second of it; nothing is missing."""
+    caller = await fleet.caller()
+    program = await fleet.start()
+    ref = await caller.create()
+    line = "head -c 100000 /dev/zero"
+    script = f"for i in 1 2 3 4 5 6; do {line}; sleep 0.5; done; until [ -e go ]; do sleep 0.1; done; echo end"
+    command = await caller.send(caller.command("exec", Exec(script, stream=True, max_output=2_000_000)), ref)
+
+    def taken() -> list[tuple[int, int]]:
+        return [(chunk.offset, len(chunk.data)) for chunk in caller.chunks.get(command.id, [])]
+
+    await eventually(lambda: sum(size for _, size in taken()) == 600_000, "all is sent, and some of it noted")
+    await program.kill()
+    before = len(taken())
+    await fleet.start()
+    await caller.ask(ref, "write", Write("go", b""))
+    await caller.answer(command, ExecDone)
+    again = taken()[before:]
+    assert min(offset for offset, _ in again) > 0
+    covered = 0
+    for offset, size in sorted(taken()):
+        assert offset <= covered
+        covered = max(covered, offset + size)
+    assert covered == 600_004
+
+
 async def test_a_graceful_stop_gives_running_commands_to_the_next(fleet: Fleet) -> None:
     """SIGTERM ends a manager soon, with 0, while a command runs; the other manager answers it."""
     caller = await fleet.caller()
