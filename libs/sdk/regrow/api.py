@@ -28,9 +28,14 @@ F = TypeVar("F", bound=Callable[..., Coroutine[Any, Any, Any]])
 def spawn(process: ProcessType[P, Any], *args: P.args, **kwargs: P.kwargs) -> ProcessHandle:
     """Start a child process and return at once.
 
+    Where the function has no parameters of these names, they are `spawn`'s own: `machine=` (image of the child's
+    `machine()`), `restart=` and `backoff=` (when and how it is started again), `tags=`, and `name=`, under which the
+    child is public: NATS clients call its endpoints on `regrow.api.<name>.<endpoint>`.
+
     Raises:
         InvalidArguments: they do not fit the function's signature.
         NotSendable: an argument cannot travel in a message.
+        InvalidName: the name is none.
     """
     if not isinstance(process, ProcessType):
         raise TypeError(f"spawn() needs a function decorated with @agent_process, not {process!r}")
