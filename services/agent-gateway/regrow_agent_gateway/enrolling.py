@@ -164,7 +164,7 @@ class Enrolling:
             if holder == record.id:
                 return
             other = await self._here.records.fetch(holder)
-            if other is not None and other.state != ENDED:
+            if other is not None and other.state not in (ENDED, "lost"):
                 raise NameTaken(f"There is an agent {record.name!r} of this process already: {holder}")
             if other is None and time.time() - made_at(holder) < KEEP:
                 raise Later("another agent of this name is just being made", delay=0.2)

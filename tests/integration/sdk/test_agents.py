@@ -228,10 +228,22 @@ async def test_what_does_not_start_says_why(rt: Runtime, mode: str, text: str) -
     await until(lambda: all_over(rt), "agents and machines to end")
 
 
+@agent_process
+async def mourning() -> str:
+    losses: asyncio.Queue[AgentLoss] = asyncio.Queue()
+    first = await program(mode="dying", restarts=1)
+    first.on_lost(losses.put_nowait)
+    loss = await losses.get()
+    second = await program()
+    await first.stop()
+    assert current_runtime().agents == {"worker": second}
+    return f"{loss.reason}, {loss.session} times"
+
+
 async def test_one_that_keeps_dying_is_lost(rt: Runtime) -> None:
-    """After its restarts the owner is told."""
-    process = await rt.start(replayed, "dying")
-    assert await process.result(60) == "lost: it ended with exit code 5"
+    """After its restarts the owner is told, and may make another one of that name."""
+    assert await rt.run(mourning) == "it ended with exit code 5, 2 times"
+    await until(lambda: all_over(rt), "agents and machines to end")
 
 
 @agent_process

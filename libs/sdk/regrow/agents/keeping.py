@@ -121,6 +121,7 @@ class Charge:
         self.own_machine: Machine | None = None
         self.state = "starting"
         self.url = self.token = ""
+        self._named = True
         self._session = 1
         self._seen = 0
         self._failure: AgentError | None = None
@@ -208,8 +209,9 @@ class Charge:
             await asyncio.sleep(self.care.backoff.delay(failures, f"{self.agent.id}.{launch.session}"))
             try:
                 launch = await self._relaunch(launch.session, end)
-            except AgentError as error:
-                await self._lose(End(f"it could not be started again: {error.message}", end.exit_code, end.output))
+            except RegrowError as error:
+                reason = f"it could not be started again: {error.message}"
+                await self._lose(End(reason, end.exit_code, end.output, final=True))
                 return
 
     async def _relaunch(self, session: int, end: End) -> wire.Launch:
@@ -275,7 +277,7 @@ class Charge:
         assert self.agent is not None
         by_itself = end.exit_code == 0 and not end.final
         self.state = "ended" if by_itself and self.care.restart == "transient" else "lost"
-        here.belongings.names.discard(self.name)
+        self._free_name()
         subject = wire.agent_subject(self.agent.app, self.agent.id)
         if self.state == "ended":
             self._end_at_gateway()
@@ -299,7 +301,7 @@ class Charge:
         agent = self.agent
         assert agent is not None
         self._never_comes(AgentEnded(f"The agent {self.name!r} was ended"))
-        here.belongings.names.discard(self.name)
+        self._free_name()
         if self._keeper is not None and not self._keeper.done():
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
@@ -311,7 +313,7 @@ class Charge:
     def give_up(self) -> None:
         """`agent()` was cancelled, or failed: leave nothing behind, and wait for nothing."""
         here = scope.current()
-        here.belongings.names.discard(self.name)
+        self._free_name()
         if self._keeper is not None and not self._keeper.done():
             self._keeper.cancel()
         elif self.agent is not None and self.state != "ended":
@@ -320,6 +322,12 @@ class Charge:
             self.state = "ended"
         if self.own_machine is not None and self.own_machine.id in here.belongings.machines:
             self.own_machine._tell_stop()
+
+    def _free_name(self) -> None:
+        """Once: after that another agent may have it."""
+        if self._named:
+            self._named = False
+            scope.current().belongings.names.discard(self.name)
 
     def _end_at_gateway(self) -> None:
         """Unless this process is a copy of the one that made it."""
