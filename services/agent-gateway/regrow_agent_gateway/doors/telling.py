@@ -28,7 +28,7 @@ def told(given: Any) -> tuple[str, str, dict[str, Any]]:
     """Type, id (or "") and data of an entry as a harness tells it. Raises InvalidRequest."""
     entry = an_object(given, "An entry")
     type_, id_ = entry.get("type"), entry.get("id", "")
-    if type_ not in TOLD:
+    if not isinstance(type_, str) or type_ not in TOLD:
         raise InvalidRequest(f"The type of an entry is one of {', '.join(sorted(TOLD))}, not {str(type_)[:40]!r}")
     return type_, an_id(id_, "The id of an entry") if id_ else "", an_object(entry.get("data", {}), "The data")
 
