@@ -10,6 +10,7 @@ import pytest
 from nats.aio.client import Client as NatsClient
 from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeout
+from nats.micro.service import ServiceInfo, ServiceStats
 from regrow.testing import Runtime
 from regrow.testing.registries import Registry
 from regrow_protocol import ids, streams, subjects
@@ -43,8 +44,9 @@ async def test_it_is_a_micro_service(rt: Runtime, outside: NatsClient, bus: Bus,
     stats = [await _all(outside, f"$SRV.STATS.{name}.{info['id']}", 1) for info in infos]
     counts = [each["num_requests"] for (stat,) in stats for each in stat["endpoints"] if each["name"] == "sell"]
     assert sum(counts) == 20
-    everything = await _all(outside, "$SRV.PING", 2)
-    assert everything
+    assert await _all(outside, "$SRV.PING", 2)
+    info, stat = ServiceInfo.from_dict(infos[0]), ServiceStats.from_dict(stats[0][0])
+    assert (info.name, stat.name, len(info.endpoints), len(stat.endpoints)) == (name, name, 6, 6)
 
     await request(outside, f"regrow.api.{name}.close")
     assert await tree.result(20) == [["tea"] * 20]
