@@ -4,7 +4,8 @@ A command imports what is heavy inside its function: every command pays for what
 """
 
 MODULES = (
-    "run", "host", "start", "ls", "status", "events", "call", "signal", "cancel", "retry", "resume", "schedule",
+    "run", "host", "start", "ls", "status", "events", "call", "signal", "cancel", "retry", "resume",
+    "schedule", "limits",
     "check", "replay", "fork", "export", "hosts", "dead", "schema",
     "endpoints", "calls", "grants",
     "agents", "send", "log", "connect", "machines", "exec", "ssh", "cp", "snapshot", "up", "down", "doctor",

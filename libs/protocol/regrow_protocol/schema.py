@@ -20,14 +20,14 @@ from typing import Any, Literal, TypeAlias, Union, get_args, get_origin, get_typ
 import msgspec
 from msgspec import Raw, Struct
 
-from . import agents, endpoints, images, machines, messages, schedules, streams, subjects
+from . import agents, endpoints, images, limits, machines, messages, schedules, streams, subjects
 
 Json: TypeAlias = dict[str, Any]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 INPUTS: tuple[type[Struct], ...] = get_args(messages.Input)
-_MODULES = (messages, images, machines, agents, endpoints, schedules)
-_SERVICES = (machines, agents, endpoints)
+_MODULES = (messages, images, machines, agents, endpoints, schedules, limits)
+_SERVICES = (machines, agents, endpoints, limits)
 _RECORD = re.compile(r"`(?P<bucket>regrow_\w+)`, key `(?P<key>[^`]+)`")
 
 
@@ -221,6 +221,7 @@ _PARAMETERS = {
     "id": "Id of what the record is of.",
     "incarnation": "Number of the incarnation, 0 at first.",
     "key": "Made from the id of the entry.",
+    "limit": "Name of the limit. Encoded as one token.",
     "machine": "Id of the machine.",
     "n": "Number of the operation or request.",
     "name": "A public name. Encoded as one token.",
@@ -310,6 +311,7 @@ _CHANNELS = (
     _subject(agents.answer_subject, streams.AGENTS, ("receive", "send"), (_Body(agents.Entry),)),
     _subject(endpoints.registry_subject, streams.COMMANDS, ("receive", "send"), (_Body(messages.Command),)),
     _subject(endpoints.call_record_subject, streams.CALLS, ("send",), (_Body(endpoints.CallRecord),)),
+    _subject(limits.admission_subject, streams.COMMANDS, ("receive", "send"), (_Body(messages.Command),)),
     _subject(schedules.schedule_subject, schedules.STREAM, ("send",), (_Body(schedules.Due),)),
     _subject(schedules.due_subject, schedules.STREAM, ("receive",), (_Body(schedules.Due),)),
     _subject(subjects.dead, streams.DEAD, ("send",), (_Body(messages.DeadLetter),)),

@@ -43,6 +43,7 @@ from .errors import (
 )
 from .failures import ProcessFailure
 from .handle import Event, EventStream, ProcessHandle
+from .limited import AdmissionFailed, limited
 from .machines import DockerImage, ExecResult, LocalImage, Machine, MorphImage, SSHImage, from_snapshot, machine
 from .monitoring import Down, Monitor, link, monitor, unlink
 from .ordering import install as keep_order
@@ -55,6 +56,7 @@ __version__ = "0.1.0"
 keep_order()
 
 __all__ = [
+    "AdmissionFailed",
     "Agent",
     "AgentError",
     "AgentEvent",
@@ -111,6 +113,7 @@ __all__ = [
     "from_snapshot",
     "history_length",
     "is_replaying",
+    "limited",
     "link",
     "machine",
     "monitor",

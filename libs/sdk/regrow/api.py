@@ -17,6 +17,7 @@ from . import scope
 from .definition import ProcessType
 from .errors import ContinueAsNew, failure_of, sendable_text
 from .handle import ProcessHandle
+from .limited import limited
 from .operations import StepPolicy
 from .options import checked_tags
 
@@ -114,6 +115,7 @@ async def step(
     backoff: float = 0.1,
     timeout: float | None = None,
     name: str = "",
+    limit: str = "",
     **kwargs: Any,
 ) -> R: ...
 @overload
@@ -125,6 +127,7 @@ async def step(
     backoff: float = 0.1,
     timeout: float | None = None,
     name: str = "",
+    limit: str = "",
     **kwargs: Any,
 ) -> R: ...
 async def step(
@@ -135,6 +138,7 @@ async def step(
     backoff: float = 0.1,
     timeout: float | None = None,
     name: str = "",
+    limit: str = "",
     **kwargs: Any,
 ) -> Any:
     """Run a function with side effects outside the body; its first recorded result is the result for good.
@@ -148,6 +152,7 @@ async def step(
         backoff: seconds before the first retry; doubles with each.
         timeout: seconds for one try.
         name: shown in lists and compared on replay; by default the function's.
+        limit: name of a limit that it waits for a permit of first (`regrow limits set`).
         **kwargs: its keyword arguments.
 
     Raises:
@@ -167,7 +172,10 @@ async def step(
             f"retries and backoff must not be negative, timeout must be positive: {retries=}, {backoff=}, {timeout=}"
         )
     policy = StepPolicy(retries=retries, backoff=backoff, timeout=timeout, name=name)
-    return await scope.current().step(function, args, kwargs, policy)
+    if not limit:
+        return await scope.current().step(function, args, kwargs, policy)
+    async with limited(limit):
+        return await scope.current().step(function, args, kwargs, policy)
 
 
 async def receive(name: str, *, timeout: float | None = None, type: Any = Any) -> Any:  # noqa: A002 - of the data

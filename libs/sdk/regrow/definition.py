@@ -148,7 +148,8 @@ def agent_process(
     Args:
         function: the body.
         **options: see `Options`: `name=`, `timeout=`, `deadline=`, `stall_after=`, `resume=`, `max_restarts=`,
-            `snapshot_on_failure=`, `max_children=`, `max_pending_calls=`, `max_inbox=`, `trap_exits=`, `tags=`,
+            `snapshot_on_failure=`, `max_children=`, `max_pending_calls=`, `max_inbox=`, `trap_exits=`,
+            `limits=`, `priority=`, `tags=`,
             `public=`, `image=`.
     """
     if function is not None:

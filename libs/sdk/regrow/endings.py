@@ -72,6 +72,7 @@ class Endings:
     def finish(self) -> None:
         """All that belongs to the incarnation has ended."""
         self._process.links.end()
+        self._process.admission.release()
         if self.lost_at:
             self._begin_next(restarts=0 if self._next_args is not None else 1)
         elif self._asks_parent():

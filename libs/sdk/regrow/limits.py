@@ -35,12 +35,18 @@ class Limits:
         """The incarnation begins."""
         self._options = options
         loop, process = self._process.loop, self._process
-        if options.timeout is not None:
-            loop.call_later(options.timeout, self._timed_out, options.timeout)
+        if not options.limits:
+            self.body_begins()
         if options.deadline is not None:
             loop.call_at(process.started_at + options.deadline, self._too_late, options.deadline)
         if options.stall_after is not None:
             self._watch_for_stall(options.stall_after)
+
+    def body_begins(self) -> None:
+        """It has what it waited for; its time runs."""
+        timeout = self._options.timeout
+        if timeout is not None:
+            self._process.loop.call_later(timeout, self._timed_out, timeout)
 
     def _timed_out(self, seconds: float) -> None:
         self._process.give_up(Failure("TimeoutError", f"timed out after {seconds:g} s", "timeout"), "timed out")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypedDict
 
+from regrow_protocol import subjects
 from regrow_protocol.images import AnyImage, encode_image
 
 Resume = Literal["replay", "restart"]
@@ -28,6 +29,8 @@ class ProcessOptions(TypedDict, total=False):
     max_pending_calls: int | None
     max_inbox: int | None
     trap_exits: bool
+    limits: Sequence[str]
+    priority: int
     tags: Mapping[str, str]
     public: bool
     image: AnyImage | None
@@ -58,6 +61,8 @@ class Options:
         max_pending_calls: calls that may be under way at once; another one is answered Overloaded.
         max_inbox: calls and signals that may wait to be taken; another one is answered Overloaded, or dropped.
         trap_exits: the end of a linked process is a signal `exit` to it, and not its own end.
+        limits: names of limits that it waits for a permit of before it begins (`regrow limits set`).
+        priority: of that wait: who has the higher one comes first.
         tags: that its processes begin with, to be found by.
         public: clients outside the app may call its endpoints (`regrow.api.<name>.<endpoint>`), by the process's name,
             or else the type's.
@@ -75,6 +80,8 @@ class Options:
     max_pending_calls: int | None = None
     max_inbox: int | None = None
     trap_exits: bool = False
+    limits: Sequence[str] = ()
+    priority: int = 0
     tags: Mapping[str, str] = field(default_factory=dict[str, str])
     public: bool = False
     image: AnyImage | None = None
@@ -89,6 +96,10 @@ class Options:
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive seconds, not {value!r}")
         checked_tags(self.tags)
+        if isinstance(self.limits, str):
+            raise TypeError(f"limits is a list of names, not {self.limits!r}")
+        for limit in self.limits:
+            subjects.token(limit)
         for name in _COUNTS:
             value = getattr(self, name)
             if value is not None and value < 0:

@@ -32,6 +32,7 @@ from regrow_protocol.images import Image
 from regrow_protocol.messages import Failure, Op, Ref
 
 from . import endpoints, nested
+from .admission import Admission
 from .belongings import Belongings
 from .codec import NULL, from_raw, to_raw
 from .commanding import Asked, Feed
@@ -129,6 +130,7 @@ class Process:
         self.mailbox = Mailbox(self)
         self.limits = Limits(self)
         self.links = Links(self)
+        self.admission = Admission(self)
         self.publication = Publication(self)
         self.belongings = Belongings()
         self._outcome: tuple[m.Status, Raw, Failure | None] | None = None
@@ -290,10 +292,20 @@ class Process:
             return
         self.type = type_
         self.limits.begin(type_.options)
+        if type_.options.limits:
+            self.admission.ask(type_.options.limits, partial(self._admitted, type_, start))
+        else:
+            self._begin_body(type_, start)
+
+    def _admitted(self, type_: ProcessType[Any, Any], start: m.Start) -> None:
+        self.limits.body_begins()
+        self._begin_body(type_, start)
+
+    def _begin_body(self, type_: ProcessType[Any, Any], start: m.Start) -> None:
         if type_.options.resume == "restart":
             self.restart = RestartBody(self)
-            return
-        self._main = self.loop.create_task(self._run(type_, start.args), context=contextvars.Context())
+        else:
+            self._main = self.loop.create_task(self._run(type_, start.args), context=contextvars.Context())
 
     async def _run(self, type_: ProcessType[Any, Any], raw: Raw) -> None:
         try:
@@ -338,6 +350,8 @@ class Process:
             self._main.cancel()
         elif self.restart is not None:
             self.restart.cancel()
+        else:
+            self._main_ended = True  # it waits for a permit
 
     def decide(self, status: m.Status, value: Raw, failure: Failure | None, lines: Sequence[str] = ()) -> None:
         """Fix the outcome; the first decision counts. `lines`: of the program, that led to it."""
@@ -468,6 +482,7 @@ class Process:
         self.mailbox.forget()
         self.limits.forget()
         self.links.forget()
+        self.admission.forget()
         self.belongings.clear()
         if self.restart is not None:
             self.restart.forget()

@@ -13,6 +13,7 @@ from regrow_service import service
 from regrow_service.service import Service, Tasks, until
 from regrow_service.settings import read
 
+from .admission import Admission
 from .hosts import Hosts
 from .measures import TABLE
 from .partitions import Partitions
@@ -36,6 +37,7 @@ async def serve(settings: SupervisorSettings, stopping: asyncio.Event) -> None:
         sweep = Sweep(bus, hosts, partitions, metrics, settings.upgrade_grace)
         projection = Projection(bus, metrics, NAME)
         schedules = Schedules(bus, hosts, partitions, metrics, NAME)
+        admission = Admission(bus, hosts, metrics, NAME, settings.upgrade_grace)
         running.checks["hosts"] = lambda: "" if hosts.current.is_set() else "the hosts are not read yet"
         return {
             "hosts": until(stopping, hosts.run()),
@@ -43,6 +45,9 @@ async def serve(settings: SupervisorSettings, stopping: asyncio.Event) -> None:
             "sweep": until(stopping, sweep.run()),
             "projection": projection.run(stopping),
             "schedules": schedules.consumer.run(stopping),
+            "admission": until(stopping, admission.run()),
+            "admission-commands": admission.commands.run(stopping),
+            "admission-ends": admission.ends.run(stopping),
         }
 
     await running.run(tasks)

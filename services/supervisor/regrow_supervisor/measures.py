@@ -19,5 +19,6 @@ PROJECTED = Metric(Counter, "regrow_projected_events", "Events that went into th
 LAG = Metric(Gauge, "regrow_projection_lag_seconds", "Age of the last event when the list of processes showed it.")
 
 SCHEDULED = Metric(Counter, "regrow_scheduled_runs", "Runs of schedules, by what became of them.", ("app", "outcome"))
+PERMITS = Metric(Counter, "regrow_permits_given", "Permits that this supervisor gave.", ("limit",))
 
-TABLE: tuple[Metric[Any], ...] = (HOSTS, OWNED, TAKEOVERS, MOVES, UPGRADES, ORPHANS, PROJECTED, LAG, SCHEDULED)
+TABLE: tuple[Metric[Any], ...] = (HOSTS, OWNED, TAKEOVERS, MOVES, UPGRADES, ORPHANS, PROJECTED, LAG, SCHEDULED, PERMITS)

@@ -8,13 +8,13 @@ from typing import Any, get_args
 import msgspec.inspect as mi
 from hypothesis import strategies as st
 from msgspec import Raw, Struct
-from regrow_protocol import agents, endpoints, images, machines, messages, schedules
+from regrow_protocol import agents, endpoints, images, limits, machines, messages, schedules
 
 INPUTS: tuple[type[Struct], ...] = get_args(messages.Input)
 
 BODIES: tuple[type[Struct], ...] = tuple(
     value
-    for module in (messages, images, machines, agents, endpoints, schedules)
+    for module in (messages, images, machines, agents, endpoints, schedules, limits)
     for name, value in vars(module).items()
     if isinstance(value, type)
     and issubclass(value, Struct)
