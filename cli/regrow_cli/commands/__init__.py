@@ -5,7 +5,7 @@ A command imports what is heavy inside its function: every command pays for what
 
 MODULES = (
     "run", "host", "start", "ls", "status", "events", "call", "signal", "cancel", "retry", "resume",
-    "schedule", "limits",
+    "schedule", "limits", "gc",
     "check", "replay", "fork", "export", "hosts", "dead", "schema",
     "endpoints", "calls", "grants",
     "agents", "send", "log", "connect", "machines", "exec", "ssh", "cp", "snapshot", "up", "down", "doctor",

@@ -18,6 +18,7 @@ from .hosts import Hosts
 from .measures import TABLE
 from .partitions import Partitions
 from .projection import Projection
+from .retention import Retention
 from .schedules import Schedules
 from .settings import SupervisorSettings
 from .sweep import Sweep
@@ -45,6 +46,7 @@ async def serve(settings: SupervisorSettings, stopping: asyncio.Event) -> None:
             "sweep": until(stopping, sweep.run()),
             "projection": projection.run(stopping),
             "schedules": schedules.consumer.run(stopping),
+            "retention": Retention(bus, metrics, settings.keep).run(stopping),
             "admission": until(stopping, admission.run()),
             "admission-commands": admission.commands.run(stopping),
             "admission-ends": admission.ends.run(stopping),

@@ -20,5 +20,18 @@ LAG = Metric(Gauge, "regrow_projection_lag_seconds", "Age of the last event when
 
 SCHEDULED = Metric(Counter, "regrow_scheduled_runs", "Runs of schedules, by what became of them.", ("app", "outcome"))
 PERMITS = Metric(Counter, "regrow_permits_given", "Permits that this supervisor gave.", ("limit",))
+PURGED = Metric(Counter, "regrow_histories_purged", "Histories of ended processes that this supervisor removed.")
 
-TABLE: tuple[Metric[Any], ...] = (HOSTS, OWNED, TAKEOVERS, MOVES, UPGRADES, ORPHANS, PROJECTED, LAG, SCHEDULED, PERMITS)
+TABLE: tuple[Metric[Any], ...] = (
+    HOSTS,
+    OWNED,
+    TAKEOVERS,
+    MOVES,
+    UPGRADES,
+    ORPHANS,
+    PROJECTED,
+    LAG,
+    SCHEDULED,
+    PERMITS,
+    PURGED,
+)

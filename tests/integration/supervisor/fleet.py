@@ -126,6 +126,8 @@ class Fleet:
             self.names.pop(entry.key, None)
             if entry.operation == "put":
                 self.names[entry.key] = entry.value.decode()
+        elif entry.operation != "put":
+            self.processes.pop(entry.key, None)
         elif entry.value[:1] == b"{":
             self.processes[entry.key] = messages.decode(entry.value, ProcessRecord)
 
