@@ -7,10 +7,17 @@ from typing import Any, Literal
 
 from msgspec import Struct, field
 
-Kind = Literal["latency", "rate", "time", "size", "memory"]
+Kind = Literal["latency", "rate", "time", "size", "memory", "factor"]
 """See `UNITS`; all but `rate` are better when they are small."""
 
-UNITS: dict[Kind, str] = {"latency": "ms", "rate": "/s", "time": "s", "size": "bytes", "memory": "MiB"}
+UNITS: dict[Kind, str] = {
+    "latency": "ms",
+    "rate": "/s",
+    "time": "s",
+    "size": "bytes",
+    "memory": "MiB",
+    "factor": "times",
+}
 
 TARGETS: dict[str, dict[str, float]] = {
     "call, alone, p50": {"safe": 1.0, "fast": 0.6},

@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -222,6 +223,48 @@ class Stack:
         """Messages and bytes of each stream that carries processes' messages."""
         names = [self.stream, streams.EVENTS, streams.REPLIES]
         return {name: await stream_size(self.bus, name) for name in names}
+
+
+@dataclass
+class Watched:
+    """A stack with other programs that work for a benchmark, for meters.
+
+    Attributes:
+        stack: whose programs are watched too.
+        roots: by role, programs that are watched with all that they start.
+        streams: that are measured besides the stack's own.
+    """
+
+    stack: Stack
+    roots: dict[str, list[int]]
+    streams: tuple[str, ...] = ()
+
+    def cpu_times(self) -> dict[str, float]:
+        """As the stack's own, and with programs and all that they started."""
+        trees = {role: sum(map(_tree_time, pids)) for role, pids in self.roots.items()}
+        return {**self.stack.cpu_times(), **trees}
+
+    async def stream_sizes(self) -> dict[str, tuple[int, int]]:
+        """Of the stack, and of `streams`."""
+        more = {name: await stream_size(self.stack.bus, name) for name in self.streams}
+        return {**await self.stack.stream_sizes(), **more}
+
+    async def metered(self, work: Callable[[], Awaitable[T]]) -> tuple[Meter, T]:
+        """What a piece of work costs, and gives."""
+        async with Meter(self) as meter:
+            result = await work()
+        return meter, result
+
+
+def _tree_time(pid: int) -> float:
+    """Seconds of CPU of a program and of all below it, those too that have ended and were waited for."""
+    total = 0.0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        top = psutil.Process(pid)
+        for process in (top, *top.children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += sum(process.cpu_times()[:4])  # its own, and of the children it waited for
+    return total
 
 
 class _State(msgspec.Struct):

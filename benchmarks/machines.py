@@ -20,9 +20,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-import psutil
 from figures import Figure, median, of_rounds, percentile
-from harness import APP, Stack, temporary_folder, until
+from harness import APP, Stack, Watched, temporary_folder, until
 from meter import Meter
 from regrow import DockerImage, LocalImage, Machine, machine
 from regrow.outside import acting
@@ -186,34 +185,6 @@ def _remove_containers(url: str, node: str) -> None:
     client.close()
 
 
-@dataclass
-class Watched:
-    """A stack with what works for machines, for meters."""
-
-    stack: Stack
-    roots: dict[str, list[int]]
-
-    def cpu_times(self) -> dict[str, float]:
-        """As the stack's own, and with programs and all that they started."""
-        trees = {role: sum(map(_tree_time, pids)) for role, pids in self.roots.items()}
-        return {**self.stack.cpu_times(), **trees}
-
-    async def stream_sizes(self) -> dict[str, tuple[int, int]]:
-        """Of the stack."""
-        return await self.stack.stream_sizes()
-
-
-def _tree_time(pid: int) -> float:
-    """Seconds of CPU of a program and of all below it, those too that have ended and were waited for."""
-    total = 0.0
-    with contextlib.suppress(psutil.NoSuchProcess):
-        top = psutil.Process(pid)
-        for process in (top, *top.children(recursive=True)):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                total += sum(process.cpu_times()[:4])  # its own, and of the children it waited for
-    return total
-
-
 # Measuring ------------------------------------------------------------------------------------------------------------
 
 
@@ -259,11 +230,6 @@ class _Backend:
     def _others(self, *meters: Meter) -> float:
         return max(meter.others for meter in meters) if self._place.told_apart else 0.0
 
-    async def _metered(self, work: Callable[[], Awaitable[T]]) -> tuple[Meter, T]:
-        async with Meter(self._watched) as meter:
-            result = await work()
-        return meter, result
-
     async def _commands(self, box: Machine) -> list[Figure]:
         """`true`: bare, from the body of a process, and from a client, in turns."""
         count = (20 if self._quick else 60) if self._place.backend == "docker" else (60 if self._quick else 200)
@@ -278,7 +244,7 @@ class _Backend:
         for _ in range(self._rounds):
             await self._stack.patience.quiet()
             for way, call in ways.items():
-                done[way].append(await self._metered(lambda call=call: call(count)))
+                done[way].append(await self._watched.metered(lambda call=call: call(count)))
         found: list[Figure] = []
         middle = {way: [percentile(ms, 0.5) for _, ms in tries] for way, tries in done.items()}
         edge = {way: [percentile(ms, 0.99) for _, ms in tries] for way, tries in done.items()}
@@ -302,7 +268,9 @@ class _Backend:
         tries: list[Meter] = []
         for _ in range(self._rounds):
             await self._stack.patience.quiet()
-            meter, done = await self._metered(lambda: asyncio.gather(*(box.exec("true") for _ in range(AT_ONCE))))
+            meter, done = await self._watched.metered(
+                lambda: asyncio.gather(*(box.exec("true") for _ in range(AT_ONCE)))
+            )
             assert all(result.ok for result in done)
             tries.append(meter)
             if sum(each.seconds for each in tries) > ENOUGH:
@@ -390,7 +358,7 @@ class _Backend:
                 taken.append((time.perf_counter() - began) * 1000)
 
         await self._stack.patience.quiet()
-        meter, _ = await self._metered(all_of_it)
+        meter, _ = await self._watched.metered(all_of_it)
         return of_rounds(self._named(what), "latency", [percentile(taken, 0.5)], others=self._others(meter))
 
 

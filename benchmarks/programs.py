@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from regrow import Machine, agent_process, expose, sleep, step, wait
+from regrow import Machine, agent, agent_process, expose, sleep, step, wait
 
 MONTH = 30 * 24 * 3600.0
 
@@ -90,4 +90,36 @@ async def execs(box: Machine, n: int) -> list[float]:
         result = await box.exec("true")
         taken.append((time.perf_counter() - began) * 1000)
         assert result.ok
+    return taken
+
+
+@agent_process
+async def owner() -> None:
+    """Has an agent that comes by itself, with a tool that does nothing."""
+
+    async def echo(v: int) -> int:
+        return v
+
+    worker = await agent("worker", harness="none", tools=[echo])
+
+    @expose
+    async def doors() -> list[str]:
+        return [worker.url, worker.token]
+
+    @expose
+    async def say() -> None:
+        await worker.send(str(time.monotonic()))  # a clock that other programs of the computer share
+
+    await wait()
+
+
+@agent_process
+async def starts(box: Machine, command: str, n: int) -> list[float]:
+    """Starts `n` agents, one after the other: the milliseconds until each has come."""
+    taken: list[float] = []
+    for at in range(n):
+        began = time.perf_counter()
+        worker = await agent(f"worker {at}", harness="command", machine=box, options={"command": command})
+        taken.append((time.perf_counter() - began) * 1000)
+        await worker.stop()
     return taken

@@ -5,7 +5,7 @@
 It starts its own NATS servers, supervisors and hosts in temporary folders and ends them. The table goes to stdout; all
 rounds go to `benchmarks/results/` as JSON. Every figure has a ratio to the raw publishes of the same run: rates to
 pipelined publishes, latencies to one publish alone, sizes to one message; commands on machines to the bare call of
-their library. See docs/benchmarks.md.
+their library, tool calls of agents to a bare server of the same library. See docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import agents
 import machines
 import memory
 import raw
@@ -34,7 +35,7 @@ from harness import running, temporary_folder
 from meter import Patience
 from regrow_protocol.server import Durability, find_binary
 
-NAMES = ("calls", "steps", "children", "replay", "memory", "machines", "takeover")
+NAMES = ("calls", "steps", "children", "replay", "memory", "machines", "agents", "takeover")
 RESULTS = Path(__file__).with_name("results")
 
 
@@ -103,6 +104,10 @@ async def _measure(durability: Durability, chosen: set[str], store: Path | None,
         backends = machines.BACKENDS if first else machines.BACKENDS[:1]
         async with running(durability, patience=patience) as stack:
             found += await machines.run(stack, rounds, quick, backends, lambda what: _say(f"{durability}: {what}"))
+    if "agents" in chosen:
+        _say(f"{durability}: agents")
+        async with running(durability, patience=patience) as stack:
+            found += await agents.run(stack, rounds, quick)
     if "takeover" in chosen:
         ways = takeover.WAYS[:2] if quick else takeover.WAYS
         for place in (None, store):
