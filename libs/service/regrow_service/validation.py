@@ -55,18 +55,18 @@ class InvalidArguments(RegrowError):
     code = "invalid-arguments"
 
 
-def check(tool: Tool, args: bytes | Raw) -> None:
+def check(tool: Tool, args: bytes | Raw | dict[str, Any]) -> None:
     """Return if a tool may be called with `args`.
 
     Args:
         tool: whose schema is looked at.
-        args: JSON object of the arguments by name.
+        args: JSON object of the arguments by name, or what it was decoded to.
 
     Raises:
         InvalidArguments: it may not; the text says why.
     """
     try:
-        given: Any = msgspec.json.decode(args)
+        given: Any = args if isinstance(args, dict) else msgspec.json.decode(args)
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise InvalidArguments(f"{tool.name}: the arguments are no JSON that can be read: {error}") from error
     if not isinstance(given, dict):

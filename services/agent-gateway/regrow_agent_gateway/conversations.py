@@ -86,11 +86,17 @@ class Conversations:
 
     async def read(self, received: Received) -> Entry | None:
         """An entry as it was stored, whole, with its sequence; None, with a line in the log, for what is none."""
-        try:
-            found = messages.decode(received.data, Entry)
-        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            _log.warning("an entry that does not decode", subject=received.subject, seq=received.seq, reason=str(error))
-            return None
-        if values.has_blob(received.data):
+        found = plain(received)
+        if found is not None and values.has_blob(received.data):
             found = await values.inflate(found, self._bus.get_value)
-        return replace(found, seq=received.seq)
+        return found
+
+
+def plain(received: Received) -> Entry | None:
+    """As `Conversations.read`, but what is large in it is only named."""
+    try:
+        found = messages.decode(received.data, Entry)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        _log.warning("an entry that does not decode", subject=received.subject, seq=received.seq, reason=str(error))
+        return None
+    return replace(found, seq=received.seq)

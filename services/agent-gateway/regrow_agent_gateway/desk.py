@@ -7,7 +7,7 @@ doors differ in nothing but their protocols.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -150,18 +150,26 @@ class Desk:
         """By name, what the agent may call and where that goes: of two with one name its own comes first, then what was
         attached.
         """
-        found: dict[str, tuple[Tool, Target]] = {}
+        found = {tool.name: (tool, _own(agent, tool)) for tool in agent.tools}
+        for name, reached in self._reach_of_others(agent):
+            found.setdefault(name, reached)
+        return found
+
+    def _find(self, agent: AgentRecord, name: str) -> tuple[Tool, Target] | None:
+        """One of `_reach`."""
         for tool in agent.tools:
-            endpoint = tool_endpoint(agent.id, tool.name)
-            found[tool.name] = tool, Target(tool=tool.name, args=_NONE, endpoint=endpoint, pid=agent.owner.pid)
+            if tool.name == name:
+                return tool, _own(agent, tool)
+        return next((reached for known_as, reached in self._reach_of_others(agent) if known_as == name), None)
+
+    def _reach_of_others(self, agent: AgentRecord) -> Iterator[tuple[str, tuple[Tool, Target]]]:
         for tool, endpoint, grant in self._grants.of(agent):
             target = Target(
                 tool=tool.name, args=_NONE, endpoint=endpoint, pid=grant.pid, grant=grant.id, rate=grant.rate
             )
-            found.setdefault(tool.name, (tool, target))
+            yield tool.name, (tool, target)
         for tool, target in self._links.tools(agent):
-            found.setdefault(tool.name, (tool, target))
-        return found
+            yield tool.name, (tool, target)
 
     # calls and entries ------------------------------------------------------------------------------------------------
 
@@ -203,16 +211,15 @@ class Desk:
         return await self._calls.call(agent, session, call, target, on_wait)
 
     def _target(self, agent: AgentRecord, tool: str, args: Mapping[str, Any]) -> Target:
-        found = self._reach(agent).get(tool)
+        found = self._find(agent, tool)
         if found is None:
             names = ", ".join(sorted(self._reach(agent))) or "none"
             raise ToolNotFound(f"There is no tool {tool[:100]!r}; there are: {names}")
-        body = Raw(messages.encode(args))
         try:
-            validation.check(found[0], body)
+            validation.check(found[0], dict(args))
         except validation.InvalidArguments as error:
             raise InvalidArguments(error.message, hint=error.hint) from error
-        return replace(found[1], args=body)
+        return replace(found[1], args=Raw(messages.encode(args)))
 
     async def again(self, agent: AgentRecord, key: str, on_wait: OnWait | None = None) -> Outcome | None:
         """What a call was answered that was made before, waited for if need be; None when it was not.
@@ -237,6 +244,11 @@ class Desk:
         if type_ == "usage":
             self._sums.used(agent.id)
         return stored
+
+
+def _own(agent: AgentRecord, tool: Tool) -> Target:
+    """Where a call of an agent's own tool goes."""
+    return Target(tool=tool.name, args=_NONE, endpoint=tool_endpoint(agent.id, tool.name), pid=agent.owner.pid)
 
 
 def checked(type_: str, data: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -8,17 +8,18 @@ reconnect, else now and then, less often the longer a call takes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from regrow_protocol import values
 from regrow_protocol.agents import Entry, answer_subject, entries_of
 from regrow_protocol.bus import Bus, Received
 from regrow_protocol.errors import RegrowError
 from regrow_protocol.streams import AGENTS
 from regrow_service.logs import get_logger
 
-from .conversations import Conversations
+from .conversations import Conversations, plain
 
 LOOK_FIRST, LOOK_LAST = 2.0, 30.0
 """Seconds until the stream is asked for an answer that has not come, at first and at last."""
@@ -132,7 +133,10 @@ class Results:
         waiting = here.calls.get(key) if here else None
         if waiting:
             received = Received(name, 0, 0.0, data)
-            self._spawn(self._tell(list(waiting), received))
+            if values.has_blob(data):
+                self._spawn(self._tell(list(waiting), received))
+            else:
+                _settle(waiting, plain(received))
 
     async def _tell(self, waiting: list[_Waiting], received: Received) -> None:
         try:
@@ -140,8 +144,10 @@ class Results:
         except RegrowError as error:  # its large value is not there yet, or the store is away: looked for again
             self._log.info("an answer is not whole yet", subject=received.subject, reason=str(error))
             return
-        if answer is None:
-            return
-        for each in waiting:
-            if not each.future.done():
-                each.future.set_result(answer)
+        _settle(waiting, answer)
+
+
+def _settle(waiting: Iterable[_Waiting], answer: Entry | None) -> None:
+    for each in waiting:
+        if answer is not None and not each.future.done():
+            each.future.set_result(answer)
