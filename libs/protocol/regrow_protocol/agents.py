@@ -261,7 +261,7 @@ class Lost(Struct, frozen=True, omit_defaults=True):
 
 EntryType = Literal[
     "message",  # to the agent: {text, sender}
-    "call",  # {tool, args, endpoint}
+    "call",  # {tool, args, endpoint, pid, grant}
     "result",  # {value} or {error: Failure}
     "text",  # what the model said: {text}
     "turn",  # {state: "started" | "ended"}

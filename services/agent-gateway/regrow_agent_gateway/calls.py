@@ -164,7 +164,8 @@ class Calls:
         if target.pid:
             await self._send(agent, key, target)
         else:
-            self._here.background(self._serve(agent, key, target), f"tool {target.tool}")
+            serving = until(self._here.stopping, self._serve(agent, key, target))
+            self._here.background(serving, f"tool {target.tool}")
         answer = outcome_of(await self._answer(agent, answered, on_wait))
         if target.grant:
             self._note(agent, key, target, answer, started)
@@ -213,13 +214,13 @@ class Calls:
 
     async def _serve(self, agent: AgentRecord, key: str, target: Target) -> None:
         """Carry out a tool of the gateway itself, and record its answer, however long the store is away."""
-        while not self._here.stopping.is_set():
+        while True:
             try:
                 outcome = await self._outcome(agent, key, target)
                 await self._here.conversations.add(agent, entry("result", f"{key}.result", outcome, call=key))
             except (Unreachable, StorageFull, WrongRevision) as error:
                 self._log.warning("a tool of the gateway is tried again", tool=target.tool, reason=str(error))
-                await until(self._here.stopping, asyncio.sleep(AGAIN))
+                await asyncio.sleep(AGAIN)
             except RegrowError as error:
                 self._log.error("an answer cannot be recorded", tool=target.tool, agent=agent.id, reason=str(error))
                 return

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
-from regrow_protocol import agents, messages, streams, subjects
+from regrow_protocol import agents, messages, streams, subjects, values
 from regrow_protocol.agents import AgentRecord, Enrol, Enrolled, Entry, Tool, agent_subject, conversation, enrol_subject
 from regrow_protocol.bus import Bus
 from regrow_protocol.ids import CLIENT, new_id
@@ -60,7 +60,10 @@ class Caller:
     async def send(self, command: Command, agent: str = "", *, msg_id: str = "") -> Command:
         """Publish a command."""
         subject = agent_subject(self.app, agent) if agent else enrol_subject(self.app)
-        await self.bus.publish(streams.COMMANDS, subject, messages.encode(command), msg_id or command.id)
+        small, blobs = values.deflate(command)
+        for blob in blobs:
+            await self.bus.put_value(blob)
+        await self.bus.publish(streams.COMMANDS, subject, messages.encode(small), msg_id or command.id)
         return command
 
     async def answer(self, command: Command, timeout: float = PATIENCE) -> Any:

@@ -85,6 +85,19 @@ async def test_what_a_tool_raises_reaches_the_agent_as_text(rt: Runtime, http: h
     assert await process.call("called") == [["fault", "no paper"]]
 
 
+async def test_large_values_go_both_ways(rt: Runtime, http: httpx.AsyncClient) -> None:
+    """Arguments, results and pages of the conversation that fit into no message."""
+    _, caller, agent = await owned(rt)
+    text = "ä" * 1_000_000
+    for _ in range(2):
+        headers = bearer(agent) | {"regrow-call": "large"}
+        answer = await http.post(f"{agent.url}/tools/echo", json={"text": text}, headers=headers)
+        assert (answer.status_code, answer.json()) == (200, text)
+    seq = await caller.ask("send", Send(text), agent.id)
+    (got,) = (await http.get(f"{agent.url}/messages", headers=bearer(agent))).json()["messages"]
+    assert (got["seq"], got["text"]) == (seq, text)
+
+
 async def test_a_call_that_takes_long_can_be_asked_for_again(rt: Runtime, http: httpx.AsyncClient) -> None:
     """After `wait` seconds the answer is 202; the same call then waits on, and nothing is done twice."""
     process, _, agent = await owned(rt)
