@@ -203,7 +203,7 @@ def test_what_claude_code_tells() -> None:
         {"type": "thinking", "thinking": "…"},
     ]
     made = told("claude-code", {"type": "assistant", "message": {"content": blocks}})
-    assert made == [("text", {"text": "Hello."}), ("note", {"tool": "Bash {'command': 'ls'}"})]
+    assert made == [("text", {"text": "Hello."}), ("note", {"tool": 'Bash {"command":"ls"}'})]
     counts = {"inputTokens": 11, "outputTokens": 7, "cacheReadInputTokens": 3, "cacheCreationInputTokens": 2}
     result = {
         "type": "result", "subtype": "success", "is_error": False, "result": "Hello.", "total_cost_usd": 1.0,
@@ -238,7 +238,7 @@ def test_what_opencode_tells() -> None:
     """Texts, its own tools, and what each step has used."""
     assert told("opencode", {"type": "text", "part": {"text": "Hello."}}) == [("text", {"text": "Hello."})]
     tool = {"tool": "bash", "state": {"input": {"command": "ls"}}}
-    assert told("opencode", {"type": "tool_use", "part": tool}) == [("note", {"tool": "bash {'command': 'ls'}"})]
+    assert told("opencode", {"type": "tool_use", "part": tool}) == [("note", {"tool": 'bash {"command":"ls"}'})]
     assert told("opencode", {"type": "tool_use", "part": {"tool": "regrow_report"}}) == []
     tokens = {"input": 11, "output": 7, "reasoning": 2, "cache": {"read": 3, "write": 1}}
     usage = {"input": 11, "output": 9, "cache_read": 3, "cache_write": 1, "cost": 0.25}

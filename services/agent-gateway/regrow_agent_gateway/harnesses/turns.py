@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 from msgspec import Struct
+from regrow_protocol import messages
 from regrow_protocol.agents import Launch, LaunchFile, Usage
 
 from ..harness import BadSetting, Harness, Setting, script, spooled
@@ -132,6 +133,7 @@ def used(usage: Usage) -> list[Told]:
 
 
 def noted(what: str, *words: Any) -> Told:
-    """Whatever else."""
-    text = " ".join(word if isinstance(word, str) else repr(word) for word in words if word)[:SHOWN]
+    """Whatever else; words that are no strings are told as JSON."""
+    told = (word if isinstance(word, str) else messages.encode(word).decode() for word in words if word)
+    text = " ".join(told)[:SHOWN]
     return Told("note", {what: text}, f"[{what}] {text}\n")
