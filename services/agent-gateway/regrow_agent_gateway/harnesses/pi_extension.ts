@@ -17,6 +17,7 @@ const deliverAs = process.env.REGROW_PI_DELIVER === "followUp" ? "followUp" : "s
 
 const AGAIN = new Set([202, 429, 500, 502, 503, 504]);
 const OVER = new Set(["unauthorized", "agent-ended", "session-over"]);
+const BROKEN = 8; // times that a gateway may fail at a request before that is its answer
 const PATIENCE = 240; // seconds of one request for an answer; node gives up after 300
 const INTERRUPTED = "[You were stopped in the middle of your work, and started again. Go on where you were.]";
 
@@ -31,11 +32,15 @@ class Over extends Error {}
 
 /** A request that is repeated until the gateway has answered it for good. */
 async function ask(path: string, init: RequestInit & { headers?: Record<string, string> } = {}) {
+	let broken = 0;
 	for (let wait = 50; ; wait = Math.min(wait * 2, 2000)) {
 		init.signal?.throwIfAborted();
 		try {
 			const answer = await open(path, init);
-			if (!AGAIN.has(answer.status)) return { status: answer.status, data: await answer.json() };
+			if (answer.status === 500) broken += 1;
+			if (!AGAIN.has(answer.status) || broken > BROKEN) {
+				return { status: answer.status, data: await answer.json() };
+			}
 			await answer.body?.cancel();
 			if (answer.status === 202) wait = 50;
 		} catch (error) {
