@@ -15,6 +15,7 @@ class TestPi(HarnessConformance):
     harness = "pi"
     program = "pi"
     calls_once = True
+    patience = 60.0
 
 
 @pytest.mark.xdist_group("harness-claude-code")
