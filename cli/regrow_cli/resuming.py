@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import msgspec
+from regrow.apps import patches_of_build
 from regrow.client import Client, RemoteProcess
 from regrow.errors import ProgramError
 from regrow.history import History
@@ -97,7 +98,8 @@ class Resuming:
         last = await self._bus.last(streams.inbox_stream(row.app), inbox)
         # The id holds the input it follows: going to and fro between two builds is no repeat.
         msg_id = f"{row.pid}.upgrade.{build}.{last.seq if last is not None else 0}"
-        await self._client.send(row.app, row.pid, m.Upgrade(build=build), msg_id=msg_id)
+        had = await patches_of_build(self._bus, row.app, row.build)
+        await self._client.send(row.app, row.pid, m.Upgrade(build=build, had=had), msg_id=msg_id)
         bucket = self._bus.kv(BUCKET)
         found = await bucket.get(row.pid)
         if found is not None:

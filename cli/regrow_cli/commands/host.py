@@ -21,6 +21,10 @@ def host(
     context: typer.Context,
     program: Annotated[str, typer.Argument(metavar="FILE|MODULE", help="The program whose processes it runs.")],
     app: Annotated[str, typer.Option("--app", help="The app [the program's name].")] = "",
+    version: Annotated[str, typer.Option("--version", help="Of the app, shown by `regrow hosts`.")] = "",
+    upgrade: Annotated[
+        str, typer.Option("--upgrade", help="auto: running processes of older code move here at once; else: wait.")
+    ] = "wait",
 ) -> None:
     """Run a host: processes of the app that are started elsewhere run here.
 
@@ -36,10 +40,13 @@ def host(
 
     if split_target(program)[1]:
         raise UsageError("A host runs all processes of a program", hint=f"regrow host {split_target(program)[0]}")
-    asyncio.run(_host(settings.of(context), program, app))
+    if upgrade not in ("auto", "wait"):
+        raise UsageError(f"--upgrade is auto or wait, not {upgrade}")
+    env = {"REGROW_APP_VERSION": version, "REGROW_UPGRADE": upgrade}
+    asyncio.run(_host(settings.of(context), program, app, env))
 
 
-async def _host(chosen: Settings, program: str, app: str) -> None:
+async def _host(chosen: Settings, program: str, app: str, env: dict[str, str]) -> None:
     from regrow.launcher import HostProcess
     from regrow.program import resolve
 
@@ -52,7 +59,7 @@ async def _host(chosen: Settings, program: str, app: str) -> None:
         loop.add_signal_handler(number, stop.set)
     url = await asyncio.to_thread(chosen.url)
     async with connected(chosen) as bus:
-        process = HostProcess(target, url, app=app, bus=bus)
+        process = HostProcess(target, url, app=app, bus=bus, env=env)
         ready = await process.start()
         print(f"Host {ready.host} runs app {ready.app} (build {ready.build}). Ctrl-C ends it.", flush=True)
         waiting = asyncio.ensure_future(stop.wait())

@@ -34,6 +34,8 @@ class HostRow(Struct):
     started: float
     target: str
     draining: bool
+    version: str
+    upgrade: str
 
 
 def register(app: typer.Typer) -> None:
@@ -71,6 +73,7 @@ async def _hosts(chosen: Settings, app: str, as_json: bool) -> None:
             host=host.host, app=host.app, build=host.build, partitions=owned[host.host, host.app],
             of=partitions.get(host.app, 0), types=host.types, node=host.node, os_pid=host.os_pid, started=host.started,
             target=host.target, draining=host.draining,
+            version=host.version, upgrade=host.upgrade,
         )
         for host in found
     ]  # fmt: skip

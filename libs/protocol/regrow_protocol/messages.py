@@ -309,9 +309,14 @@ class Exit(Request, frozen=True, tag="exit", omit_defaults=True, kw_only=True):
 
 
 class Upgrade(Message, frozen=True, tag="upgrade", omit_defaults=True, kw_only=True):
-    """Fold this process with another build from here on."""
+    """Fold this process with another build from here on.
+
+    Attributes:
+        had: patches of the build that folded it so far (`BuildRecord`).
+    """
 
     build: str
+    had: list[str] = []
 
 
 class Resume(Message, frozen=True, tag="resume", omit_defaults=True, kw_only=True):
@@ -533,14 +538,21 @@ class BuildRecord(Struct, frozen=True, omit_defaults=True):
     Attributes:
         since: last sequence of the inbox stream at that moment: no input of this build is older.
         created: seconds since 1970.
+        patches: ids of `patched(…)` in its code.
     """
 
     since: int
     created: float = 0.0
+    patches: list[str] = []
 
 
 class HostRecord(Struct, frozen=True, omit_defaults=True):
-    """`regrow_hosts`, key `<app>.<host>`, with a TTL that its host renews."""
+    """`regrow_hosts`, key `<app>.<host>`, with a TTL that its host renews.
+
+    Attributes:
+        version: of the app, as its host was told.
+        upgrade: `auto`: processes of older builds move to this one at once; `wait`: when theirs has no host any more.
+    """
 
     host: str
     app: str
@@ -552,6 +564,8 @@ class HostRecord(Struct, frozen=True, omit_defaults=True):
     target: str = ""
     draining: bool = False
     load: int = 0
+    version: str = ""
+    upgrade: Literal["wait", "auto"] = "wait"
 
 
 class Ownership(Struct, frozen=True, omit_defaults=True):

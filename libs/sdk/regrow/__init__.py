@@ -47,6 +47,7 @@ from .limited import AdmissionFailed, limited
 from .machines import DockerImage, ExecResult, LocalImage, Machine, MorphImage, SSHImage, from_snapshot, machine
 from .monitoring import Down, Monitor, link, monitor, unlink
 from .ordering import install as keep_order
+from .patches import deprecate_patch, patched
 from .supervision.errors import ChildFailure, RestartIntensityExceeded, SupervisionError
 from .supervision.policy import Backoff
 from .supervision.supervisor import ChildCounts, ChildInfo, Supervisor, supervise
@@ -106,6 +107,7 @@ __all__ = [
     "continue_as_new",
     "current_process",
     "current_runtime",
+    "deprecate_patch",
     "done",
     "emit",
     "expose",
@@ -118,6 +120,7 @@ __all__ = [
     "machine",
     "monitor",
     "now",
+    "patched",
     "random",
     "receive",
     "set_tags",

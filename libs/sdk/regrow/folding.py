@@ -16,6 +16,7 @@ from regrow_protocol import messages as m
 from .definition import ProcessType
 from .errors import ProgramError
 from .operations import Env
+from .patches import moved_in
 from .process import Diverged, Process
 
 
@@ -145,6 +146,7 @@ def fold(
     env = Env(app, "", partitions, types)
     process = make(env, pid)
     process.replaying = True
+    process.moved = moved_in((_decoded(recorded), recorded.seq) for recorded in inputs)
     folding = Folding(_state(process), 0)
     try:
         for recorded in inputs:
@@ -174,6 +176,13 @@ def fold(
         folding.state = _state(process)
         process.leave()
     return folding
+
+
+def _decoded(recorded: Recorded) -> m.Input | None:
+    try:
+        return m.decode_input(recorded.message)
+    except msgspec.MsgspecError:
+        return None  # hosts put it aside
 
 
 def _sent(process: Process, seq: int) -> Iterator[Sent]:

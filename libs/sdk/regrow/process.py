@@ -57,6 +57,7 @@ from .loop import DeterministicLoop, DeterministicTimer
 from .mailbox import Mailbox
 from .operations import Env, Output, Pending, Step, StepPolicy, source_line
 from .outcomes import outcome_of
+from .patches import Moved
 from .publication import Publication, described
 from .relations import Relations
 from .requests import Requests
@@ -92,6 +93,7 @@ class Process:
         self.inputs = 0
         self.inputs_since_start = 0
         self.seed = pid
+        self.moved: Moved = []
         self.replaying = False
         self.gone = False
         self.build = ""

@@ -19,6 +19,7 @@ from typing import Any
 from . import __version__
 from .definition import REGISTRY, ProcessType
 from .errors import ProgramError
+from .patches import patches_of
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class LoadedProgram:
         build: 16 hex digits.
         types: its process types by name.
         main: name of the type that runs when none is named: `main`, or the last one defined in the file itself.
+        patches: ids of `patched(…)` in its code.
     """
 
     target: str
@@ -38,6 +40,7 @@ class LoadedProgram:
     build: str
     types: Mapping[str, ProcessType[Any, Any]]
     main: str
+    patches: tuple[str, ...] = ()
 
 
 def resolve(target: str) -> str:
@@ -72,7 +75,8 @@ def describe(module: ModuleType, target: str) -> LoadedProgram:
         )
     main = "main" if "main" in types else (own or list(types.values()))[-1].name
     name = target.removeprefix("module:") if target.startswith("module:") else Path(target).stem
-    return LoadedProgram(target, name, build_of(module, types.values()), types, main)
+    files = _files(module, types.values())
+    return LoadedProgram(target, name, _digest(files), types, main, patches_of(files))
 
 
 def _preferred(defined: list[ProcessType[Any, Any]], module: ModuleType) -> ProcessType[Any, Any]:
@@ -119,6 +123,11 @@ def _cannot_import(what: str, error: BaseException) -> ProgramError:
 
 def build_of(module: ModuleType | None, types: Iterable[ProcessType[Any, Any]]) -> str:
     """The build of a program whose file is that of `module`, with these process types."""
+    return _digest(_files(module, types))
+
+
+def _files(module: ModuleType | None, types: Iterable[ProcessType[Any, Any]]) -> list[str]:
+    """The files of the program's code."""
     files = {getattr(sys.modules.get(t.function.__module__), "__file__", None) for t in types}
     own = getattr(module, "__file__", None)
     if own is not None:
@@ -129,9 +138,13 @@ def build_of(module: ModuleType | None, types: Iterable[ProcessType[Any, Any]]) 
                 files.add(file)
         files.add(own)
     sdk = Path(__file__).parent
+    return sorted(f for f in files if f and not Path(f).is_relative_to(sdk))
+
+
+def _digest(files: list[str]) -> str:
     digest = hashlib.blake2b(digest_size=8)
     digest.update(f"{__version__} {sys.version_info[0]}.{sys.version_info[1]}".encode())
-    for file in sorted(f for f in files if f and not Path(f).is_relative_to(sdk)):
+    for file in files:
         digest.update(Path(file).name.encode())
         digest.update(Path(file).read_bytes())
     return digest.hexdigest()

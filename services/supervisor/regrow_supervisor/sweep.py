@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -23,7 +23,7 @@ from regrow_protocol import messages, subjects
 from regrow_protocol.bus import Bus
 from regrow_protocol.errors import RegrowError, WrongRevision
 from regrow_protocol.ids import partition_of
-from regrow_protocol.messages import Cancel, ProcessRecord, Upgrade
+from regrow_protocol.messages import Cancel, HostRecord, ProcessRecord, Upgrade
 from regrow_protocol.streams import inbox_stream
 from regrow_service.logs import get_logger
 from regrow_service.metrics import Metrics
@@ -46,7 +46,7 @@ class Situation(Struct, frozen=True):
     """What there is to sweep.
 
     Attributes:
-        forsaken: builds without hosts, of apps that have some.
+        forsaken: builds without hosts, of apps that have some; and those whose processes a newer one wants at once.
         living: by app, its builds with hosts.
         deserted: apps without any host.
     """
@@ -121,7 +121,7 @@ class Sweep:
             living[group.app].append(LiveBuild.of(group.build, members, self._partitions.builds.get(group)))
         late = {group for group, since in self._empty_since.items() if now - since >= self._grace}
         return Situation(
-            frozenset(group for group in late if group.app in living),
+            frozenset(group for group in late if group.app in living) | _superseded(hosts, living),
             {app: tuple(builds) for app, builds in living.items()},
             frozenset(group.app for group in late if group.app not in living),
         )
@@ -186,7 +186,9 @@ class Sweep:
         record = found.record
         # The revision that it answers is in the id: a process may come back to a build that it had left a minute ago.
         msg_id = f"{record.pid}.upgrade.{build}.{found.revision}"
-        if not await self._send(record, messages.encode(Upgrade(build=build)), msg_id):
+        known = await self._bus.kv("regrow_partitions").get(f"build.{subjects.token(record.app)}.{record.build}")
+        had = messages.decode(known[0], messages.BuildRecord).patches if known is not None else []
+        if not await self._send(record, messages.encode(Upgrade(build=build, had=had)), msg_id):
             return False
         self._metrics[UPGRADES].labels(record.app).inc()
         self._log.info("upgrade sent", pid=record.pid, app=record.app, build=record.build, to=build)
@@ -220,6 +222,17 @@ class Sweep:
             self._log.warning("an input could not be sent", pid=record.pid, app=record.app, reason=str(error))
             return False
         return True
+
+
+def _superseded(hosts: Mapping[Group, list[HostRecord]], living: Mapping[str, Sequence[LiveBuild]]) -> frozenset[Group]:
+    """Builds with hosts, of which a newer one wants their processes at once (`upgrade="auto"`)."""
+    eager: dict[str, float] = {}
+    for app, builds in living.items():
+        wanting = [b.created for b in builds if any(host.upgrade == "auto" for host in hosts[Group(app, b.build)])]
+        eager[app] = max(wanting, default=0.0)
+    return frozenset(
+        Group(app, build.build) for app, builds in living.items() for build in builds if build.created < eager[app]
+    )
 
 
 def _target(record: ProcessRecord) -> str:

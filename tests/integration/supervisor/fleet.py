@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import AsyncExitStack
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from regrow_protocol import messages, streams
 from regrow_protocol.bus import Bus, Entry
@@ -170,7 +170,9 @@ class Fleet:
 
     # hosts ------------------------------------------------------------------------------------------------------------
 
-    async def host(self, build: str = "b1", *, app: str = "", types: str = "main", target: str = "") -> FakeHost:
+    async def host(
+        self, build: str = "b1", *, app: str = "", types: str = "main", target: str = "", **more: Any
+    ) -> FakeHost:
         record = HostRecord(
             host=new_id(HOST),
             app=app or self.app,
@@ -178,6 +180,7 @@ class Fleet:
             types=types.split(),
             target=target,
             started=time.time(),
+            **more,
         )
         host = await FakeHost(self.bus, record, self.ttl).start()
         self._hosts.append(host)

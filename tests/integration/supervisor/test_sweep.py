@@ -169,3 +169,19 @@ async def test_apps_that_are_half_gone_hold_up_nobody(fleet: Fleet, listed: List
     await fleet.host("b2")
     await old.leave()
     await until(lambda: pid in listed.inbox)
+
+
+async def test_a_build_that_wants_them_gets_processes_of_older_ones_at_once(
+    fleet: Fleet, listed: Listed, until: Until
+) -> None:
+    """With `upgrade="auto"`, though theirs has hosts; the upgrade says which patches the code before had."""
+    bucket = fleet.bus.kv("regrow_partitions")
+    await bucket.create(f"build.{fleet.app}.b1", messages.encode(BuildRecord(0, 100.0, ["one"])))
+    await bucket.create(f"build.{fleet.app}.b2", messages.encode(BuildRecord(0, 200.0, ["one", "two"])))
+    await fleet.supervise(grace=GRACE)
+    old = await fleet.host("b1")
+    await until(lambda: fleet.owned_by(old))
+    pid = await listed.add("b1")
+    await fleet.host("b2", upgrade="auto")
+    await until(lambda: pid in listed.inbox)
+    assert listed.inbox[pid] == [Upgrade(build="b2", had=["one"])]

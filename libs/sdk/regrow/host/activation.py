@@ -18,6 +18,7 @@ from regrow_protocol import streams, subjects, values
 from regrow_protocol.bus import Received
 from regrow_protocol.errors import RegrowError, Unreachable
 
+from ..patches import moved_in
 from .entering import outside_tasks
 from .inputs import Move, Recorded, is_kind, moves_of, read_input
 from .resident import Resident
@@ -82,6 +83,7 @@ class Activation:
             history = await self._patiently(self._bus.history, self._stream, subject, 1, up_to)
         inputs = [(message, received) for received in history if (message := read_input(received)) is not None]
         start, moves = moves_of(inputs)
+        resident.process.moved = moved_in((message, received.seq) for message, received in inputs)
         if moves and moves[-1].build != self._host.env.build:
             self._turn_away(resident, history[-1].seq)
             return

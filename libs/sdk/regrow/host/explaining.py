@@ -10,6 +10,7 @@ from regrow_protocol import values
 from regrow_protocol.bus import Received
 
 from ..divergence import Diverged
+from ..patches import moved_in
 from ..process import Process
 from .entering import muted, outside_tasks
 from .inputs import read_input
@@ -31,6 +32,7 @@ async def explain(host: Host, subject: str, pid: str, up_to: int) -> str | None:
     """
     history = await host.bus.history(host.inbox_stream, subject, 1, up_to)
     process = Process(host.env, pid, trace=True)
+    process.moved = moved_in((read_input(received), received.seq) for received in history)
     process.replaying = True
     try:
         for at in range(0, len(history), SLICE):

@@ -98,7 +98,7 @@ class Host:
         self.env.partitions = await ensure_app(
             self.bus, self.app, partitions=options.partitions, duplicate_window=options.duplicate_window
         )
-        since = await ensure_build(self.bus, self.app, self.env.build)
+        since = await ensure_build(self.bus, self.app, self.env.build, self.program.patches)
         record = m.HostRecord(
             host=self.id,
             app=self.app,
@@ -108,6 +108,8 @@ class Host:
             os_pid=os.getpid(),
             started=time.time(),
             target=self.program.target,
+            version=options.version,
+            upgrade="auto" if options.upgrade == "auto" else "wait",
         )
         self.lease = Lease(
             self._url, record, options.ttl, on_lost=self._ownership.lease_lost, on_failed=self._lease_failed

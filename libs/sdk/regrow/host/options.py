@@ -17,6 +17,8 @@ _VARIABLES = {
     "drain": "REGROW_DRAIN",
     "duplicate_window": "REGROW_DUPLICATE_WINDOW",
     "partitions": "REGROW_PARTITIONS",
+    "version": "REGROW_APP_VERSION",
+    "upgrade": "REGROW_UPGRADE",
 }
 
 
@@ -35,6 +37,8 @@ class HostOptions:
         threads: for sync steps.
         duplicate_window: in which the app's stream recognises a message id; None: as `regrow_protocol.streams` has it.
         partitions: of an app that is seen for the first time (1 to 1,024).
+        version: of the app, for people.
+        upgrade: `auto`: running processes of older builds move to this one at once; `wait`: when theirs has no host.
         hard: the host is a program of its own: C code in a body that never gives the interpreter back is ended by the
             kernel, and the host with it.
         guest: it runs in a program of its user's, for what that program starts: it tells nobody which types it has, so
@@ -52,6 +56,8 @@ class HostOptions:
     threads: int = 256
     duplicate_window: float | None = None
     partitions: int = 16
+    version: str = ""
+    upgrade: str = "wait"
     hard: bool = False
     guest: bool = False
     force_replay: bool = False

@@ -122,6 +122,7 @@ def fold_anew(resident: Resident) -> Process:
     """Replace a process by a fold of its past; raises AssertionError when it sends anything else than it did."""
     old = resident.process
     process = Process(old.env, old.id)
+    process.moved = old.moved
     process.replaying = True
     with muted():
         for past in resident.past:
