@@ -17,6 +17,7 @@ from regrow_protocol.agents import Entry, answer_subject, entries_of
 from regrow_protocol.bus import Bus, Received
 from regrow_protocol.errors import RegrowError
 from regrow_protocol.streams import AGENTS
+from regrow_protocol.subjects import token
 from regrow_service.logs import get_logger
 
 from .conversations import Conversations, plain
@@ -61,9 +62,10 @@ class Results:
     def expect(self, app: str, agent: str, key: str) -> Generator[asyncio.Future[Entry]]:
         """The future answer to an agent's call; it is listened for from now on, to the end of the context."""
         loop = asyncio.get_running_loop()
-        here = self._agents.get((app, agent))
+        name = token(app), agent
+        here = self._agents.get(name)
         if here is None:
-            here = self._agents[app, agent] = _Agent(
+            here = self._agents[name] = _Agent(
                 self._bus.nc.raw_subscribe(entries_of(app, agent, "result"), self._heard)
             )
         mine = _Waiting(answer_subject(app, agent, key), loop.create_future(), loop.time() + LOOK_FIRST)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import socket
+import time
 import urllib.parse
 from collections.abc import Iterator
 from typing import Any
@@ -14,9 +15,12 @@ import pytest
 import websockets
 from agentkit import Socket, bearer, owned
 from gatewaykit import Caller, tool
+from regrow.apps import ensure_app
 from regrow.testing import Runtime
 from regrow.testing.gateways import Gateway
 from regrow_protocol.agents import Connect, Enrolled, Relaunch, Send, Tools
+from regrow_protocol.bus import Bus
+from regrow_protocol.ids import PROCESS, new_id
 from regrow_protocol.machines import MachineRef, Nothing
 
 pytestmark = pytest.mark.usefixtures("gateway")
@@ -96,6 +100,19 @@ async def test_tools_that_are_given_later_reach_a_connected_agent(caller: Caller
         message = await it.next("message")
         assert (message["text"], message["sender"]) == ("hi", "a")
     assert len(await caller.conversation(other.id, "message")) == 1
+
+
+async def test_an_app_may_have_any_name(bus: Bus) -> None:
+    """Its answers are heard when they come, not found when they are looked for."""
+    caller = Caller(bus, new_id("my shop/€."), new_id(PROCESS))
+    await ensure_app(bus, caller.app)
+    agent, other = await caller.enrol("a"), await caller.enrol("b ü")
+    await caller.ask("connect", Connect(other.id), agent.id)
+    async with Socket(agent) as it:
+        assert (await it.call("m", "message", to="b ü", text="hi"))["value"] == "sent to b ü"
+        begun = time.monotonic()
+        assert (await it.call("n", "message", to="b ü", text="hi"))["value"] == "sent to b ü"
+        assert time.monotonic() - begun < 2.0
 
 
 async def test_nobody_else_gets_in(caller: Caller) -> None:
