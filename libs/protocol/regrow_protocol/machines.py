@@ -57,6 +57,10 @@ def nodes_commands() -> str:
     return f"regrow.command.{SERVICE}.*.node.*.*"
 
 
+OF_A_PROGRAM = "program"
+"""Backend of a machine that is an object of the program that made it: no manager reaches it."""
+
+
 class MachineRef(Struct, frozen=True, omit_defaults=True):
     """A machine as its users know it; the answer to `create` and in that to `fork`.
 

@@ -13,6 +13,7 @@ from regrow_protocol.agents import AgentRecord, Enrol, Enrolled, Launch, Tool
 from regrow_protocol.bus import Bucket
 from regrow_protocol.errors import RegrowError, WrongRevision
 from regrow_protocol.ids import AGENT, derived_id, made_at
+from regrow_protocol.machines import OF_A_PROGRAM
 from regrow_protocol.messages import Command
 from regrow_protocol.subjects import token
 from regrow_service.consumer import Later
@@ -143,6 +144,12 @@ class Enrolling:
             stall_after=args.stall_after,
             created=time.time(),
         )
+        if args.machine is not None and args.machine.backend == OF_A_PROGRAM and find(args.harness).messages == "spool":
+            raise InvalidAgent(
+                f"The harness {args.harness} gets its messages through the machine-manager, which does not reach "
+                f"the machine of {args.name!r}: it is an object of its program",
+                hint="use the harness pi there, or an image of regrow",
+            )
         self.launch(record)  # what cannot be started is told before anybody can see it
         await self._take_name(record)
         if not await here.records.create(record):

@@ -19,7 +19,7 @@ from msgspec import Raw
 from msgspec.structs import replace
 from regrow_protocol import messages
 from regrow_protocol.agents import AgentRecord, Tool
-from regrow_protocol.machines import MachineRef, Pack, Unpack
+from regrow_protocol.machines import OF_A_PROGRAM, MachineRef, Pack, Unpack
 
 from .calls import Target
 from .context import Context
@@ -152,6 +152,8 @@ def linked(agent: AgentRecord, other: AgentRecord) -> AgentRecord | None:
 def _machine(agent: AgentRecord) -> MachineRef:
     if agent.machine is None:
         raise FileRefused(f"The agent {agent.name!r} has no machine that files could be copied from or to")
+    if agent.machine.backend == OF_A_PROGRAM:
+        raise FileRefused(f"The machine of {agent.name!r} is an object of its program: files cannot be copied there")
     return agent.machine
 
 

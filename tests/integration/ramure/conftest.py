@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,6 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from regrow.testing.harness_conformance import INSTALLED
+from regrow.testing.scripted_model import MODEL, Asked, Call, Say, ScriptedModel
 from regrow_cli.stack import ensure_stack, stop_stack
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -25,13 +28,39 @@ ENVIRONMENT = {
 }
 
 
+def script(asked: Asked) -> Say | Call:
+    """What models do: a monitor adds a task, a worker finishes its task, or gives it up where that says so."""
+    if any(turn.role == "assistant" for turn in asked.turns):
+        return Say("Ready.")
+    said = " ".join(turn.text for turn in asked.turns if turn.role == "user")
+    if asked.tool("pool_add_task") is not None:
+        return Call("pool_add_task", {"spec": "An impossible thing."})
+    if "An impossible thing" in said:
+        return Call("give_up", {"reason": "it is impossible"})
+    return Call("finish", {"summary": "It is done."})
+
+
 @pytest.fixture(scope="session")
-def stack_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def harness_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home folder in which pi uses the scripted model."""
+    home = tmp_path_factory.mktemp("home")
+    settings = home / ".pi/agent"
+    settings.mkdir(parents=True)
+    with ScriptedModel(script) as model:
+        (settings / "models.json").write_text(model.pi_models())
+        (settings / "settings.json").write_text(json.dumps({"defaultProvider": MODEL, "defaultModel": MODEL}))
+        yield home
+
+
+@pytest.fixture(scope="session")
+def stack_folder(tmp_path_factory: pytest.TempPathFactory, harness_home: Path) -> Iterator[Path]:
     """The data folder of a stack that runs."""
     data = tmp_path_factory.mktemp("ramure") / "regrow"
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)
+        patch.setenv("HOME", str(harness_home))
+        patch.setenv("PATH", f"{INSTALLED.resolve()}{os.pathsep}{os.environ['PATH']}")
         patch.delenv("REGROW_NATS_URL", raising=False)
         ensure_stack(data, keep=True, timeout=60.0)
     yield data
@@ -51,11 +80,11 @@ def home(stack_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 class Program:
     """A program, or `regrow …`, that runs beside the test; what it says goes to files."""
 
-    def __init__(self, argv: list[str], folder: Path, number: int) -> None:
+    def __init__(self, argv: list[str], folder: Path, number: int, environment: dict[str, str]) -> None:
         self._out, self._err = folder / f"{number}.out", folder / f"{number}.err"
         with self._out.open("w") as out, self._err.open("w") as err:
             self.process = subprocess.Popen(
-                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+                argv, stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=folder, env=environment
             )
 
     @property
@@ -90,13 +119,15 @@ Launch = Callable[..., Program]
 
 
 @pytest.fixture
-def launch(home: Path, tmp_path: Path) -> Iterator[Launch]:
+def launch(home: Path, harness_home: Path, tmp_path: Path) -> Iterator[Launch]:
     """`launch("programs/x.py", …)` runs a file of this folder, `launch("-m", "regrow_cli", …)` the command."""
     running: list[Program] = []
+    path = f"{INSTALLED.resolve()}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "HOME": str(harness_home), "PATH": path}
 
     def start(*arguments: str) -> Program:
         head = [str(Path(__file__).parent / arguments[0])] if arguments[0].endswith(".py") else [arguments[0]]
-        running.append(Program([sys.executable, *head, *arguments[1:]], tmp_path, len(running)))
+        running.append(Program([sys.executable, *head, *arguments[1:]], tmp_path, len(running), environment))
         return running[-1]
 
     yield start

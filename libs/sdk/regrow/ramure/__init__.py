@@ -7,6 +7,7 @@ they were, processes are written with `from regrow import …` (docs/guides/from
 """
 
 from ..machines import DockerImage, MorphImage, SSHImage
+from .agent import Agent, agent, connect
 from .handle import ProcessHandle
 from .log import Log, LogEntry
 from .machines import Image, LocalImage, LocalMachine, Machine
@@ -28,6 +29,7 @@ from .stream import Event, Stream
 from .types import ExecResult, ExecutionFailed
 
 __all__ = [
+    "Agent",
     "DockerImage",
     "Event",
     "ExecResult",
@@ -44,8 +46,10 @@ __all__ = [
     "Runtime",
     "SSHImage",
     "Stream",
+    "agent",
     "agent_process",
     "bubble",
+    "connect",
     "current_runtime",
     "done",
     "emit",

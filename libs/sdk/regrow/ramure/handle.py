@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import errors, handle, scope
@@ -13,7 +13,9 @@ from .stream import Event, Stream
 from .types import ExecutionFailed
 
 if TYPE_CHECKING:
+    from ..agents import Grant
     from ..handle import EventFeed
+    from .agent import Agent
     from .local import Local
 
 
@@ -55,6 +57,26 @@ class ProcessHandle(handle.ProcessHandle):
         if function is None:
             raise EndpointNotFound(f"No endpoint {endpoint!r}", hint=f"it exposes: {', '.join(local.endpoints)}")
         return await local.invoke(function, kwargs)
+
+    async def attach(  # pyright: ignore[reportIncompatibleMethodOverride] - ramure's agents
+        self, agent: Agent, *, only: Sequence[str] | None = None, prefix: str = "", **limits: Any
+    ) -> Grant:
+        """Make its endpoints tools of `agent`; they answer in its scope.
+
+        Args:
+            agent: of any process.
+            only: names of endpoints; None: all.
+            prefix: put before their names.
+            **limits: `rate=` and `expires=`, as `regrow` has them.
+
+        Returns:
+            The grant, which can be revoked.
+        """
+        if self._local is not None:
+            local = await self._begun()
+            if missing := [name for name in only or () if name not in local.endpoints]:
+                raise EndpointNotFound(f"No endpoint {missing[0]!r}")
+        return await super().attach(agent.handle, only, prefix, **limits)
 
     async def _begun(self) -> Local:
         local = self._local

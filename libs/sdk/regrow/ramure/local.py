@@ -24,6 +24,7 @@ from .stream import Event, Stream
 
 if TYPE_CHECKING:
     from .machines.base import Image, Machine
+    from .machines.program import ProgramMachine
     from .process import RamureProcess
     from .runtime import Runtime
 
@@ -50,6 +51,7 @@ class Local:
         endpoints: what it exposes, by name.
         agents: that it made, by name.
         machines: that it made of images which only this program knows.
+        programs: machines of this program that its agents run on.
         decided: what `done` or `fail` said.
         begun: set when its body begins.
         outcome: how its body ended; None until then.
@@ -75,6 +77,7 @@ class Local:
         self.endpoints: dict[str, Callable[..., Awaitable[Any]]] = {}
         self.agents: dict[str, Any] = {}
         self.machines: list[Machine] = []
+        self.programs: list[ProgramMachine] = []
         self.decided: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.begun = asyncio.Event()
         self.outcome: Outcome | None = None

@@ -44,11 +44,12 @@ class Log:
 
     Attributes:
         stream: of the entries.
+        path: of the file, or None.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.stream = Stream()
-        self._path = path
+        self.path = path
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
 
@@ -60,8 +61,8 @@ class Log:
             return None
         entry = LogEntry(type=kind, data=data, source=source, seq=self.last_seq + 1, ts=time.time(), origin=origin)
         self.stream.append(entry)
-        if self._path is not None:
-            with self._path.open("a", encoding="utf-8") as file:
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
                 file.write(entry.to_json() + "\n")
         return entry
 

@@ -25,6 +25,7 @@ from ..errors import HostLost, NotSendable
 from ..host.bodies import BodyScope
 from . import local as locals_
 from . import session
+from .agent import end_agents
 from .handle import ProcessHandle, outcome_of, settle
 from .local import Local
 from .machines.base import Machine
@@ -99,7 +100,10 @@ class RamureProcess(ProcessType[P, R]):
         else:
             local.end("done", value)
         finally:
-            await stop_all(local)
+            try:
+                await end_agents(local)
+            finally:
+                await stop_all(local)
         return locals_.recorded(value)
 
     async def _body(self, local: Local, raw: Raw) -> R:

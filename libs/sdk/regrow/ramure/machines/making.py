@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, cast
 
@@ -35,7 +36,10 @@ async def make(owner: Local, image: Any) -> Machine:
 
 
 async def stop_all(owner: Local) -> None:
-    """Stop the machines that no machine-manager looks after, the last one first."""
+    """Stop the machines that no machine-manager looks after, the last one first; before, what runs on them."""
+    await asyncio.gather(*(program.end() for program in owner.programs))
+    for program in owner.programs:
+        program.forget()
     while owner.machines:
         one = owner.machines.pop()
         try:
