@@ -1,8 +1,10 @@
 """Regrow: durable agent processes. Agents fail; their processes grow back."""
 
 from regrow_protocol.errors import RegrowError
+from regrow_protocol.images import AnyImage as Image
 
 from .agents import Agent, AgentError, AgentEvent, AgentLoss, AgentNotStarted, Grant, agent, connect
+from .agents.conversation import Conversation as Log
 from .api import (
     CurrentProcess,
     bubble,
@@ -43,6 +45,7 @@ from .errors import (
 )
 from .failures import ProcessFailure
 from .handle import Event, EventStream, ProcessHandle
+from .handle import EventStream as Stream
 from .limited import AdmissionFailed, limited
 from .machines import DockerImage, ExecResult, LocalImage, Machine, MorphImage, SSHImage, from_snapshot, machine
 from .monitoring import Down, Monitor, link, monitor, unlink
@@ -80,8 +83,10 @@ __all__ = [
     "ExecutionCancelled",
     "ExecutionFailed",
     "Grant",
+    "Image",
     "InvalidArguments",
     "LocalImage",
+    "Log",
     "Machine",
     "Monitor",
     "MorphImage",
@@ -98,6 +103,7 @@ __all__ = [
     "RestartIntensityExceeded",
     "SSHImage",
     "StepFailed",
+    "Stream",
     "SupervisionError",
     "Supervisor",
     "agent",

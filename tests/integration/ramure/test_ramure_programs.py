@@ -13,6 +13,7 @@ from regrow.testing.harness_conformance import find_program
 
 from .conftest import PROGRAMS, Launch
 
+pytestmark = pytest.mark.timeout(120)
 needs_pi = pytest.mark.skipif(find_program("pi") is None, reason="pi is not installed: make harnesses")
 both = pytest.mark.parametrize("durable", [False, True], ids=["regrow.ramure", "regrow"])
 

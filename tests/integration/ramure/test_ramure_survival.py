@@ -43,12 +43,14 @@ async def test_a_killed_program_is_started_again_by_resume(launch: Launch, tmp_p
 
 async def test_what_lived_in_the_program_only_fails_with_host_lost(launch: Launch, until: Any) -> None:
     """A function inside another one, and arguments that JSON cannot say."""
-    for which in ("nested", "kept"):
-        program = launch("programs/long.py", which)
+    programs = {which: launch("programs/long.py", which) for which in ("nested", "kept")}
+    for which, program in programs.items():
         await until(lambda program=program, which=which: program.says(f"{which} runs"), "its body")
-        root = listed("ls")[0]["pid"]
+    roots = [row["pid"] for row in listed("ls")]
+    assert len(roots) == 2
+    for program in programs.values():
         program.kill()
-        await until(lambda: listed("hosts") == [], "the end of its host", timeout=30)
-        resumed = launch("-m", "regrow_cli", "resume", root)
+    await until(lambda: listed("hosts") == [], "the end of their hosts", timeout=30)
+    for resumed in [launch("-m", "regrow_cli", "resume", root) for root in roots]:
         assert resumed.wait() == 1
         assert "HostLost" in resumed.err

@@ -29,10 +29,16 @@ def test_the_newest_build_wins() -> None:
         ("worker", "/srv/survey.py", None),
         ("stranger", "/srv/shop.py", None),
         ("stranger", "", None),
+        ("main.<locals>.inner#1", "/srv/shop.py", "b1"),
+        ("main.<locals>.inner#1", "/srv/survey.py", None),
+        ("main.<locals>.inner#1", "", None),
     ],
 )
 def test_only_a_build_that_runs_the_process_is_chosen(type_: str, target: str, chosen: str | None) -> None:
-    """The type must be known there, and the program be the same where both are known."""
+    """The type must be known there, and the program be the same where both are known.
+
+    A function inside another is known nowhere: its process goes where its program is, to fail there.
+    """
     assert newest([live("b1")], type_, target) == chosen
 
 

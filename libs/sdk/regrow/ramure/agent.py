@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from regrow_protocol.errors import RegrowError
@@ -62,7 +62,7 @@ class Agent:
         return f"Agent({self.name!r}, {self.id!r})"
 
     @contextlib.contextmanager
-    def _acting(self) -> Iterator[None]:
+    def _acting(self) -> Generator[None]:
         """Act as the process that made it, whoever calls."""
         token = scope.ambient.set(self.scope.scope)
         try:

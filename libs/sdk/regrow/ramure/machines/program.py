@@ -75,7 +75,9 @@ class ProgramMachine:
         """A script, for its variables are not for everybody who lists processes."""
         variables = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in args.env.items())
         script = posixpath.join(await self.workdir(), f".regrow/commands/{id_}.sh")
-        text = f"echo $$ >{shlex.quote(script)}.pid\ncd {shlex.quote(await self.workdir())}\n{variables}{args.command}\n"
+        text = (
+            f"echo $$ >{shlex.quote(script)}.pid\ncd {shlex.quote(await self.workdir())}\n{variables}{args.command}\n"
+        )
         try:
             await self.write(script, text, 0o600)
             done = await self.machine.exec(f"exec sh {shlex.quote(script)}", timeout=None)
