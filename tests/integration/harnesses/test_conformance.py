@@ -7,6 +7,8 @@ import pytest
 pytest.register_assert_rewrite("regrow.testing.harness_conformance")
 from regrow.testing.harness_conformance import HarnessConformance  # noqa: E402
 
+pytestmark = pytest.mark.timeout(150)
+
 
 @pytest.mark.xdist_group("harness-pi")
 class TestPi(HarnessConformance):

@@ -75,3 +75,34 @@ def test_the_command_harness_needs_its_command() -> None:
     with pytest.raises(UnknownHarness, match="nosuch") as caught:
         find("nosuch")
     assert "command" in str(caught.value)
+
+
+def test_pi_is_started_with_its_extension_and_resumed() -> None:
+    """Its conversation and extension are in the agent's folder; its user's login is left to it without own models."""
+    pi = find("pi")
+    first = pi.launch(setting(session=1, resume=False, model="m", system_prompt="Be kind."))
+    files = {file.path.removeprefix(".regrow/agents/a_1/"): file.data for file in first.files}
+    folder = "/w/.regrow/agents/a_1"
+    assert set(files) == {"run.sh", "program", "system-prompt", "regrow.ts"}
+    assert files["program"].decode().split() == [
+        "exec", "pi", "-e", f"{folder}/regrow.ts", "--session-dir", f"{folder}/sessions", "--model", "m",
+        "--append-system-prompt", f"{folder}/system-prompt",
+    ]  # fmt: skip
+    assert "PI_CODING_AGENT_DIR" not in first.env
+    options = {"program": "npx pi", "args": "--thinking high", "models": "{}", "deliver": "followUp"}
+    again = pi.launch(setting(options=options))
+    files = {file.path.removeprefix(".regrow/agents/a_1/"): file.data for file in again.files}
+    assert files["program"].startswith(b"exec npx pi -e ")
+    assert files["program"].endswith(b" -c --thinking high\n")
+    assert files["pi/models.json"] == b"{}"
+    assert (again.env["PI_CODING_AGENT_DIR"], again.env["REGROW_PI_DELIVER"]) == (f"{folder}/pi", "followUp")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"models": "[]"}, {"models": "{"}, {"deliver": "soon"}, {"args": "'"}, {"program": '"'}, {"colour": "x"}],
+)
+def test_pi_refuses_options_that_it_could_not_be_started_with(options: dict[str, str]) -> None:
+    """Before anything is made."""
+    with pytest.raises(BadSetting):
+        find("pi").launch(setting(options=options))

@@ -29,7 +29,7 @@ from ..machines import ExecResult, Machine, machine
 from ..outside import acting
 from . import Runtime, runtime
 
-PATIENCE = 50.0
+PATIENCE = 100.0
 """Seconds that anything may take."""
 
 MARK = b"REGROW_AGENT_MARK="
