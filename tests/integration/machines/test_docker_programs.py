@@ -220,9 +220,9 @@ async def test_folders_come_by_archives(
     data = machine
     content = os.urandom(5_000_000)
     await docker_backend.write(data, "/workspace/new/big", content, mode=0o640)
-    await docker_backend.write(data, "/root/big", content, user="root")
+    await docker_backend.write(data, "/srv/big", content, user="root")
     assert await docker_backend.read(data, "/workspace/new/big") == content
-    said = await sh(docker_backend, data, "stat -c '%U %a' /workspace/new/big; stat -c '%U' /root/big", user="root")
+    said = await sh(docker_backend, data, "stat -c '%U %a' /workspace/new/big; stat -c '%U' /srv/big", user="root")
     assert said == b"agent 640\nroot\n"
     with pytest.raises(PermissionError):
         await docker_backend.write(data, "/etc/passwd", content)
