@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Raw, Struct
 from regrow_protocol import messages as m
 
+from . import nested
 from .definition import ProcessType
 from .errors import ProgramError
 from .operations import Env
@@ -156,7 +157,7 @@ def fold(
                 message = m.decode_input(recorded.message)
             except msgspec.MsgspecError:
                 continue  # hosts put it aside
-            if isinstance(message, m.Start) and message.type not in types:
+            if isinstance(message, m.Start) and nested.find(types, message.type) is None:
                 known = ", ".join(sorted(types)) or "none"
                 raise ProgramError(f"The program has no process {message.type!r}", hint=f"it has: {known}")
             if before_turn is not None:

@@ -68,12 +68,12 @@ def describe(module: ModuleType, target: str) -> LoadedProgram:
     """The program that an imported module is."""
     types = {name: _preferred(defined, module) for name, defined in REGISTRY.items()}
     own = [t for t in types.values() if t.function.__module__ == module.__name__]
-    if not types:
+    if not types and "regrow.ramure" not in sys.modules:  # there, processes may all be functions inside others
         raise ProgramError(
             f"{target.removeprefix('module:')} defines no process",
             hint="decorate a module-level async function with @agent_process",
         )
-    main = "main" if "main" in types else (own or list(types.values()))[-1].name
+    main = "main" if "main" in types else next((t.name for t in reversed(own or list(types.values()))), "")
     name = target.removeprefix("module:") if target.startswith("module:") else Path(target).stem
     files = _files(module, types.values())
     return LoadedProgram(target, name, _digest(files), types, main, patches_of(files))

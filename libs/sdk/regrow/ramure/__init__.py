@@ -2,8 +2,8 @@
 
 Bodies run in the program itself, as there: they print, use its globals, and hand each other objects. What happens is
 recorded all the same: `regrow ls`, `status`, `send`, `connect` and `ssh` work, machines and agents end with their
-processes even when the program is killed, and `regrow resume` starts what was under way again. To be resumed where
-they were, processes are written with `from regrow import …` (docs/guides/from-ramure.md).
+processes, and when the program was killed `regrow resume` starts what was under way again. To be resumed where they
+were, processes are written with `from regrow import …` (docs/guides/from-ramure.md).
 """
 
 from ..machines import DockerImage, MorphImage, SSHImage
