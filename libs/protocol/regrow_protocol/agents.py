@@ -150,6 +150,7 @@ class Enrol(Struct, frozen=True, omit_defaults=True, kw_only=True):
         env: variables of the harness.
         tools: that it has from the first.
         stall_after: seconds without a turn after which its owner is told; None: never.
+        turns_every: its owner is told of turns, once in so many seconds at the most; 0: it is not.
         options: the harness's own.
     """
 
@@ -162,6 +163,7 @@ class Enrol(Struct, frozen=True, omit_defaults=True, kw_only=True):
     env: dict[str, str] = {}
     tools: list[Tool] = []
     stall_after: float | None = None
+    turns_every: float = 0.0
     options: dict[str, str] = {}
 
 
@@ -316,11 +318,11 @@ class News(Struct, frozen=True, omit_defaults=True):
     """What the owner of an agent hears of it.
 
     Attributes:
-        what: `registered` (once per session), `stalled`, `lost` (its doors are silent and nobody says why).
+        what: `registered` (once per session), `turn`, `stalled`, `lost` (its doors are silent and nobody says why).
         session: of the harness.
     """
 
-    what: Literal["registered", "stalled", "lost"]
+    what: Literal["registered", "turn", "stalled", "lost"]
     session: int
     data: Raw = Raw(b"{}")
 
@@ -364,6 +366,7 @@ class AgentRecord(Struct, frozen=True, omit_defaults=True, kw_only=True):
     tools_version: int = 0
     links: dict[str, str] = {}
     stall_after: float | None = None
+    turns_every: float = 0.0
     created: float = 0.0
     ended: float = 0.0
     reason: str = ""

@@ -52,7 +52,7 @@ class Options:
         name: of the type, unique in its program; by default the function's.
         timeout: seconds that one incarnation may take; then it fails with "timed out".
         deadline: seconds that the whole run may take, restarts included; then it fails for good.
-        stall_after: seconds without progress (no input) after which it announces `stalled`.
+        stall_after: seconds without progress (no input, no turn of its agents) after which it announces `stalled`.
         resume: how it goes on after its host died. `replay`: the body is deterministic and continues where it was.
             `restart`: the body may do any I/O and is started again from its arguments.
         max_restarts: how often a `restart` body is started again after its host died; None for no limit, 0 for never.

@@ -736,6 +736,11 @@ class Process:
         return self.env.app
 
     @property
+    def stall_after(self) -> float | None:
+        """Seconds without progress after which it counts as stalled: turns of its agents are progress too."""
+        return self.type.options.stall_after if self.type is not None else None
+
+    @property
     def given_image(self) -> Image | None:
         """The image that its start gave it as `machine=`, or else its type."""
         return image_of(self.start, self.type) if self.start is not None else None

@@ -31,6 +31,7 @@ from .links import Links
 from .measures import REFUSED
 from .records import ENDED
 from .stalls import Stalls
+from .turn_news import Turns
 from .usage import Sums
 
 TOLD = frozenset({"text", "turn", "usage", "note"})
@@ -45,6 +46,7 @@ class Desk:
     def __init__(self, context: Context, grants: Grants, links: Links, stalls: Stalls, sums: Sums) -> None:
         self._here = context
         self._grants, self._links, self._stalls, self._sums = grants, links, stalls, sums
+        self._turns = Turns(context)
         self._calls = Calls(context, links.call, stalls.heard)
         self._seen: dict[tuple[str, int], None] = {}
         self._changes: dict[str, set[asyncio.Event]] = {}
@@ -243,6 +245,8 @@ class Desk:
         self._stalls.heard(agent)
         if type_ == "usage":
             self._sums.used(agent.id)
+        elif type_ == "turn":
+            self._turns.heard(agent)
         return stored
 
 

@@ -142,6 +142,7 @@ class Enrolling:
             options=args.options,
             tools=checked(args.tools),
             stall_after=args.stall_after,
+            turns_every=max(0.0, args.turns_every),
             created=time.time(),
         )
         if args.machine is not None and args.machine.backend == OF_A_PROGRAM and find(args.harness).messages == "spool":

@@ -62,3 +62,15 @@ async def test_silence_that_no_gateway_saw_is_told_by_the_next_one(
     finally:
         for each in both:
             each.close()
+
+
+async def test_an_owner_that_watches_for_stalls_hears_of_turns(
+    gateway: Gateway, rt: Runtime, http: httpx.AsyncClient
+) -> None:
+    """Once in so many seconds at the most."""
+    process, caller, agent = await owned(rt, turns_every=3600.0)
+    for state in ("started", "ended", "started"):
+        turn = {"type": "turn", "data": {"state": state}}
+        assert (await http.post(f"{agent.url}/entries", json=turn, headers=bearer(agent))).status_code == 200
+    assert await news(process, 2) == ["registered", "turn"]
+    assert len(await caller.conversation(agent.id, "turn")) == 3

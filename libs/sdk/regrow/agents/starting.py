@@ -109,6 +109,7 @@ async def agent(
         env=dict(env or {}),
         tools=charge.tools.tools,
         stall_after=stall_after,
+        turns_every=(here.stall_after or 0.0) / 2,
         options=dict(options or {}),
     )
     try:

@@ -323,6 +323,10 @@ class BodyScope:
         return self.env.app
 
     @property
+    def stall_after(self) -> float | None:
+        return self.type.options.stall_after
+
+    @property
     def given_image(self) -> Image | None:
         return image_of(self.start, self.type)
 
