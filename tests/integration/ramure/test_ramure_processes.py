@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,6 +159,24 @@ async def test_a_process_fails_with_what_it_raises_and_tells_why() -> None:
     ]  # fmt: skip
     with pytest.raises(RuntimeError, match="no way"):
         await gives_up(False)
+
+
+async def test_a_body_that_would_end_the_program_fails_and_its_caller_gets_that() -> None:
+    """`sys.exit()` leaves nothing half said: a spawned one is an event, and a root's caller may end the program."""
+
+    @agent_process
+    async def leaves() -> None:
+        sys.exit(7)
+
+    @agent_process
+    async def main() -> list[Any]:
+        with pytest.raises(SystemExit):
+            await leaves()
+        return [(e.type, e.data) async for e in spawn(leaves).events]
+
+    assert await main() == [("failed", "7")]
+    with pytest.raises(SystemExit):
+        await leaves()
 
 
 async def test_a_cancelled_process_ends_its_children_and_answers_no_call() -> None:

@@ -119,11 +119,14 @@ class RamureProcess(ProcessType[P, R]):
             args = tuple(decoded)
         local.context.run(scope.ambient.set, local.scope)
         body = asyncio.get_running_loop().create_task(
-            self.function(*args, **kwargs), context=local.context, name=f"body {local.pid}"
+            _kept_in(self.function(*args, **kwargs)), context=local.context, name=f"body {local.pid}"
         )
         asyncio.get_running_loop().call_soon(local.begun.set)  # after its first turn, in which it exposes what it will
         async with asyncio.timeout(self.limit):
-            return await body
+            value, exit_ = await body
+        if exit_ is not None:
+            raise exit_
+        return value
 
     async def _run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
         inside = scope.find()
@@ -137,6 +140,15 @@ class RamureProcess(ProcessType[P, R]):
         except asyncio.CancelledError:
             handle.cancel()
             raise
+
+
+async def _kept_in(body: Coroutine[Any, Any, R]) -> tuple[R, None] | tuple[Any, BaseException]:
+    """What a body returns, or with what it would end the program: a task that raises that ends the event loop at once,
+    with all that it has not said yet. It is the root's caller who gets it."""
+    try:
+        return await body, None
+    except (SystemExit, KeyboardInterrupt) as error:
+        return None, error
 
 
 def _free_name(function: Callable[..., Any]) -> str:
