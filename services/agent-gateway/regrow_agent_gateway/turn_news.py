@@ -1,4 +1,4 @@
-"""Owners that watch for stalls hear of turns of their agents: those are progress, though nothing else may come of it."""
+"""Owners that watch for stalls hear of turns of their agents: these are progress, though nothing else comes of them."""
 
 from __future__ import annotations
 
