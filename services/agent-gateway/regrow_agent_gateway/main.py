@@ -7,6 +7,7 @@ it, as does `python -m regrow_agent_gateway`; the embedded composition calls `se
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from collections.abc import Coroutine, Sequence
 from typing import Any
@@ -56,6 +57,8 @@ RETRY = Retry(attempts=50)
 START_AGAIN = 1.0
 COUNT = 2.0
 LIVING = ("enrolled", "running", "lost")
+GARBAGE = (20_000, 20, 20)
+"""Thresholds of the garbage collector: with Python's own it goes through all that was imported again and again."""
 LAST = 1.0
 """Seconds of the stop's deadline that are left for going."""
 
@@ -217,6 +220,9 @@ async def serve(settings: GatewaySettings, stopping: asyncio.Event) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run an agent-gateway as a program; its exit code."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GARBAGE)
     return service.main(SERVICE, lambda: parse(argv), serve)
 
 
