@@ -152,6 +152,11 @@ class BodyScope:
             if task is not None:
                 task.cancel()
 
+    @property
+    def abandoned(self) -> bool:
+        """Another host goes on, or another incarnation here: nobody listens to this body any more."""
+        return self._abandoned
+
     def interrupt(self) -> None:
         """Cancel the body; one that has not begun never does."""
         self._cancelled = True

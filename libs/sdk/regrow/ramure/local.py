@@ -85,6 +85,13 @@ class Local:
         self.scope: Any = None
         _all[pid] = self
 
+    def begin(self, here: Any) -> None:
+        """Its body begins, perhaps again: what the last incarnation had is over."""
+        if self.scope is not None:
+            self.decided = asyncio.get_running_loop().create_future()
+            self.endpoints, self.agents, self.programs = {}, {}, []
+        self.scope = here
+
     def emit(self, type_: str, data: Any, source: str | None = None) -> None:
         """Announce an event: here, and in its record where it still has one."""
         try:

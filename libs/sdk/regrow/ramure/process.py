@@ -88,11 +88,12 @@ class RamureProcess(ProcessType[P, R]):
         if local is None:
             runtime = Runtime(here.start.root or here.pid, log_dir=self.log_dir)
             local = Local(here.pid, self, runtime, self.image or here.given_image or LocalImage())
-        local.scope = here
+        local.begin(here)
         try:
             value = await self._body(local, raw)
         except asyncio.CancelledError as error:
-            local.end("cancelled", error)
+            if not here.abandoned:
+                local.end("cancelled", error)
             raise
         except BaseException as error:
             local.end("failed", error)
