@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -19,6 +20,20 @@ _VARIABLES = {
     "partitions": "REGROW_PARTITIONS",
     "version": "REGROW_APP_VERSION",
     "upgrade": "REGROW_UPGRADE",
+}
+
+
+def _upgrade(text: str) -> str:
+    """One of the two ways; raises ValueError."""
+    if text not in ("wait", "auto"):
+        raise ValueError(text)
+    return text
+
+
+_READ_AS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "partitions": (int, "a whole number"),
+    "version": (str, "a text"),
+    "upgrade": (_upgrade, "`wait` or `auto`"),
 }
 
 
@@ -70,10 +85,10 @@ class HostOptions:
             variable = _VARIABLES.get(field.name, "")
             if not (text := os.environ.get(variable, "")):
                 continue
+            read, kind = _READ_AS.get(field.name, (float, "a number of seconds"))
             try:
-                found[field.name] = int(text) if field.name == "partitions" else float(text)
+                found[field.name] = read(text)
             except ValueError:
-                kind = "a whole number" if field.name == "partitions" else "a number of seconds"
                 raise ProgramError(f"{variable}={text!r} is not {kind}", hint=f"give {kind}") from None
         if not 1 <= found.get("partitions", 16) <= 1024:
             raise ProgramError(f"REGROW_PARTITIONS={found['partitions']} is not possible", hint="give 1 to 1024")
