@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from regrow.errors import ProgramError
 from regrow.host.options import HostOptions
 
