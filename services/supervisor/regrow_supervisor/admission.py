@@ -145,6 +145,8 @@ class Admission:
         """All permits of a limit that there are."""
         while waiting := self._waiting.get(name):
             permits, revision = await self._read(name)
+            if not waiting:  # the last one gave up meanwhile
+                return
             now = time.time()
             # who was given a permit by somebody that died before saying so, or everybody where the limit is gone
             limit = self._limits.get(name)

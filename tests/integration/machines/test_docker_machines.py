@@ -373,7 +373,7 @@ async def test_a_container_that_a_user_makes_from_a_snapshot_is_theirs(
 # Reached --------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_port_is_reached(docker_backend: DockerBackend) -> None:  # noqa: F811
+async def test_a_port_is_reached(docker_backend: DockerBackend, tmp_path: Path) -> None:  # noqa: F811
     data = await spawn(docker_backend)
     await sh(docker_backend, data, "echo hello >/tmp/index.html; cd /tmp && httpd -p 8080")
     port = await docker_backend.expose(data, 8080)
@@ -386,8 +386,9 @@ async def test_a_port_is_reached(docker_backend: DockerBackend) -> None:  # noqa
     alone = await spawn(docker_backend, network="none")
     with pytest.raises(Unsupported):
         await docker_backend.expose(alone, 8080)
-    shared = await spawn(docker_backend, network="host")
-    assert (await docker_backend.expose(shared, 8080)).host == "127.0.0.1"
+    async with opened(tmp_path, host_network=True) as backend:
+        shared = await spawn(backend, network="host")
+        assert (await backend.expose(shared, 8080)).host == "127.0.0.1"
 
 
 async def test_a_shell(docker_backend: DockerBackend) -> None:  # noqa: F811

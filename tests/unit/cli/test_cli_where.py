@@ -12,13 +12,16 @@ from regrow_cli.processes import Row
 from regrow_cli.where import parse
 from regrow_protocol.errors import RegrowError
 
-NOW = time.time()
-ROWS = [
-    Row(pid="p_1", app="shop", type="worker", status="failed", name="one", started=NOW - 7200, ended=NOW - 7190,
-        tags={"customer": "acme"}, error="it broke (badly)"),
-    Row(pid="p_2", app="shop", type="worker", status="running", started=NOW - 60, tags={"customer": "other"}),
-    Row(pid="p_3", app="shop", type="pool", status="done", started=NOW - 600, ended=NOW - 100, parent="p_2"),
-]  # fmt: skip
+
+
+def _rows() -> list[Row]:
+    now = time.time()
+    return [
+        Row(pid="p_1", app="shop", type="worker", status="failed", name="one", started=now - 7200, ended=now - 7190,
+            tags={"customer": "acme"}, error="it broke (badly)"),
+        Row(pid="p_2", app="shop", type="worker", status="running", started=now - 60, tags={"customer": "other"}),
+        Row(pid="p_3", app="shop", type="pool", status="done", started=now - 600, ended=now - 100, parent="p_2"),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -48,7 +51,7 @@ ROWS = [
 def test_a_query_finds(query: str, found: str) -> None:
     """Fields, tags and times; `not` before `and` before `or`."""
     fits = parse(query)
-    assert "".join(row.pid[2:] for row in ROWS if fits(row)) == found
+    assert "".join(row.pid[2:] for row in _rows() if fits(row)) == found
 
 
 @pytest.mark.parametrize(
@@ -84,8 +87,8 @@ def test_a_bulk_command_names_one_process_or_a_query() -> None:
 
 def test_the_count_is_shown_before_anything_is_done(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a terminal nobody can be asked: then it must be said beforehand."""
-    assert bulk.confirm(ROWS, "Cancel", yes=True, dry_run=False)
-    assert not bulk.confirm(ROWS, "Cancel", yes=True, dry_run=True)
+    assert bulk.confirm(_rows(), "Cancel", yes=True, dry_run=False)
+    assert not bulk.confirm(_rows(), "Cancel", yes=True, dry_run=True)
     assert not bulk.confirm([], "Cancel", yes=True, dry_run=False)
     many = [Row(pid=f"p_{n}", app="a", type="t", status="running") for n in range(25)]
     with pytest.raises(UsageError, match="Nobody can be asked"):
@@ -105,7 +108,7 @@ def test_one_that_fails_stops_no_other(capsys: pytest.CaptureFixture[str]) -> No
         return "done"
 
     with pytest.raises(RegrowError, match="refused"):
-        asyncio.run(bulk.each(ROWS, do))
+        asyncio.run(bulk.each(_rows(), do))
     shown = capsys.readouterr()
     assert shown.out.splitlines() == ["p_1 done", "p_3 done"]
     assert shown.err == "error: p_2: refused\n"

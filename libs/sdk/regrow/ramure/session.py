@@ -40,10 +40,11 @@ CLOSE_TIMEOUT = 5.0
 
 
 class _Types(Mapping[str, ProcessType[Any, Any]]):
-    """The process types of this interpreter at any moment."""
+    """The process types of this interpreter at any moment; of several with one name ramure's, and the last of them."""
 
     def __getitem__(self, name: str) -> ProcessType[Any, Any]:
-        return REGISTRY[name][-1]
+        defined = REGISTRY[name]
+        return next((type_ for type_ in reversed(defined) if type_.resume == "restart"), defined[-1])
 
     def __iter__(self) -> Iterator[str]:
         return iter(REGISTRY)
