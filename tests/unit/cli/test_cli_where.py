@@ -13,7 +13,6 @@ from regrow_cli.where import parse
 from regrow_protocol.errors import RegrowError
 
 
-
 def _rows() -> list[Row]:
     now = time.time()
     return [

@@ -44,7 +44,7 @@ class _Types(Mapping[str, ProcessType[Any, Any]]):
 
     def __getitem__(self, name: str) -> ProcessType[Any, Any]:
         defined = REGISTRY[name]
-        return next((type_ for type_ in reversed(defined) if type_.resume == "restart"), defined[-1])
+        return next((type_ for type_ in reversed(defined) if type_.options.resume == "restart"), defined[-1])
 
     def __iter__(self) -> Iterator[str]:
         return iter(REGISTRY)
