@@ -11,14 +11,13 @@ once on a `fragile` one, whereupon it is started again and goes on with the mess
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shlex
 import sys
-import urllib.request
 from pathlib import Path
 from typing import Any
 
+from agent_doors import ask, messages
 from regrow import ExecutionFailed, agent, agent_process, done, emit, expose, fail, wait
 
 COMMAND = shlex.join([sys.executable, str(Path(__file__).resolve()), "work"])
@@ -82,36 +81,16 @@ async def worker_pool(specs: list[str], tries: int = 3) -> dict[str, str]:
 # The agent ------------------------------------------------------------------------------------------------------------
 
 
-def ask(path: str, data: Any = None, **headers: str) -> Any:
-    """Knock at a door of the agent."""
-    request = urllib.request.Request(
-        os.environ["REGROW_AGENT_URL"] + path,
-        data=json.dumps(data).encode() if data is not None else None,
-        headers={
-            "Authorization": f"Bearer {os.environ['REGROW_AGENT_TOKEN']}",
-            "Regrow-Session": os.environ["REGROW_AGENT_SESSION"],
-            "Content-Type": "application/json",
-            **headers,
-        },
-    )
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)
-
-
 def work() -> None:
     """Take a message, do what it says, call a tool; then wait to be ended."""
-    after = 0
-    while True:
-        heard = ask(f"/messages?after={after}&wait=30")
-        after = heard["last"]
-        for message in heard["messages"]:
-            attempt, _, spec = message["text"].partition(": ")
-            if "hard" in spec and attempt == "Attempt 1":
-                ask("/tools/give_up", {"reason": "too hard at first sight"})
-            elif "fragile" in spec and os.environ["REGROW_AGENT_RESUME"] == "0":
-                sys.exit("it broke")
-            else:
-                ask("/tools/finish", {"summary": f"{len(spec.split())} words"})
+    for message in messages():
+        attempt, _, spec = message["text"].partition(": ")
+        if "hard" in spec and attempt == "Attempt 1":
+            ask("/tools/give_up", {"reason": "too hard at first sight"})
+        elif "fragile" in spec and os.environ["REGROW_AGENT_RESUME"] == "0":
+            sys.exit("it broke")
+        else:
+            ask("/tools/finish", {"summary": f"{len(spec.split())} words"})
 
 
 if __name__ == "__main__":
