@@ -82,8 +82,9 @@ async def _cancel(chosen: Settings, given: str, reason: str, timeout: float, app
         if status not in ("waiting", "running"):
             print(f"{found.pid} is {status} already.")
             return
-        await process.cancel(reason)
-        if found.record is not None and not await is_hosted(bus, found.app, found.record.build):
+        hosted = found.record is None or await is_hosted(bus, found.app, found.record.build)
+        await process.cancel(reason)  # its host may end with it
+        if not hosted:
             print(f"{found.pid} will be cancelled when a host of app {found.app} runs: regrow resume {found.pid}")
             return
         if not timeout:

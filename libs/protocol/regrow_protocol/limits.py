@@ -89,7 +89,8 @@ class Permits(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Waiting(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """`regrow_limits`, key `wait.<limit>.<pid>.<incarnation>.<n>`: somebody who waits for a permit.
+    """`regrow_limits`, key `wait.<limit>.<pid>.<incarnation>.<n>`: somebody who waits for a permit; an empty value for a
+    minute where it was released, whichever of the two came first.
 
     Attributes:
         command: that asked, to be answered.

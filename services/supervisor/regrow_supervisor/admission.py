@@ -37,6 +37,8 @@ AGEING = 60.0
 """Seconds of waiting that count as one step of priority."""
 LOOK = 0.25
 """Seconds between looks at what only time changes."""
+WITHDRAWN = b""
+"""In place of a wait that was released."""
 ANSWERED = Answer(value=msgspec.Raw(b"null"))
 
 
@@ -95,7 +97,7 @@ class Admission:
         checked(command, message.subject.rpartition(".")[2])
         if command.name == "release":
             release = m.decode(command.args, Release)
-            await self._kv.purge(_wait_key(release.limit, release.permit), marker_ttl=60.0)
+            await self._kv.put(_wait_key(release.limit, release.permit), WITHDRAWN, ttl=60.0)
             await self._release(release.limit, {release.permit})
             return
         if command.name != "acquire" or command.by is None:
@@ -110,7 +112,7 @@ class Admission:
         try:
             await self._kv.create(_wait_key(acquire.limit, command.id), m.encode(waiting))
         except WrongRevision:
-            return  # it was written down before
+            return  # it was written down before, or its release came first
 
     async def _ended(self, event: EventRecord, message: Received) -> None:
         del message
@@ -169,8 +171,16 @@ class Admission:
             )
             if not await self._write(name, new, revision):
                 continue
+            if await self._withdrawn(name, chosen):  # its release saw no permit yet
+                self._waiting[name].pop(chosen.command.id, None)
+                await self._release(name, {chosen.command.id})
+                continue
             self._given.labels(name).inc()
             await self._tell(name, chosen)
+
+    async def _withdrawn(self, name: str, waiting: Waiting) -> bool:
+        found = await self._kv.get(_wait_key(name, waiting.command.id))
+        return found is not None and found[0] == WITHDRAWN
 
     async def _tell(self, name: str, waiting: Waiting) -> None:
         try:
@@ -215,7 +225,7 @@ class Admission:
                 self._permits[name] = m.decode(entry.value, Permits) if there else Permits()
             elif kind == "wait":
                 self._waiting[name].pop(id_, None)
-                if there:
+                if there and entry.value != WITHDRAWN:
                     self._waiting[name][id_] = m.decode(entry.value, Waiting)
         except msgspec.MsgspecError as error:
             self._log.error("a record that does not decode", key=entry.key, reason=str(error))

@@ -118,7 +118,9 @@ async def test_a_cut_connection_loses_nothing(private_server: NatsServer, connec
     stream = await streams.ensure_app(sender, "a")
     trade = Trade(sender, receiver, stream, until)
     running = asyncio.create_task(trade.run())
-    for k in range(10):
+    for k in range(60):
+        if k >= 10 and any(isinstance(ack, PubAck) and ack.duplicate for ack in trade.acks.values()):
+            break  # not every cut hits a flush in flight
         before = trade.reader.applied
         await until(lambda before=before: trade.reader.applied > before + 300, "progress")
         bus = sender if k % 2 else receiver

@@ -34,6 +34,8 @@ class Asking:
         self.times: dict[str, float] = {}
         self.most: Counter[str] = Counter()
         self.permits: dict[str, Permits] = {}
+        self.waiting: set[str] = set()
+        self.withdrawn: set[str] = set()
         self._asked: dict[tuple[str, int], str] = {}
 
     def take(self, batch: list[Any]) -> None:
@@ -47,6 +49,8 @@ class Asking:
 
     def written(self, entry: Entry) -> None:
         kind, _, name = entry.key.partition(".")
+        if kind == "wait" and entry.operation == "put":
+            (self.waiting if entry.value else self.withdrawn).add(name.partition(".")[2])
         if kind == "permits" and entry.operation == "put":
             self.permits[name] = m.decode(entry.value, Permits)
             self.most[name] = max(self.most[name], len(self.permits[name].holders))
@@ -113,6 +117,7 @@ async def test_priority_comes_first_and_parents_take_turns(asking: Asking, until
     await until(lambda: asking.given == [first])
     low = [await asking.acquire("llm", parent="busy") for _ in range(2)]
     high = await asking.acquire("llm", priority=5, parent="busy")
+    await until(lambda: {*low, high} <= asking.waiting)
     await asking.set("llm", concurrency=2)
     await until(lambda: len(asking.given) == 2)
     assert asking.given[1] == high
@@ -164,6 +169,17 @@ async def test_permits_of_the_ended_and_the_deserted_come_back(fleet: Fleet, ask
     for host in list(fleet._hosts):
         await host.leave()
     await until(lambda: asking.permits["llm"].holders == {})
+
+
+async def test_a_release_may_come_before_what_it_releases(asking: Asking, until: Until) -> None:
+    """Two supervisors take them at the same time; the permit is not lost."""
+    await asking.set("llm", concurrency=1)
+    pid = new_id(PROCESS)
+    await asking.release("llm", f"{pid}.0.1")
+    await until(lambda: f"{pid}.0.1" in asking.withdrawn)
+    await asking.acquire("llm", pid=pid)
+    last = await asking.acquire("llm")
+    await until(lambda: asking.given == [last])
 
 
 async def test_who_waits_no_more_gets_none(asking: Asking, until: Until) -> None:
