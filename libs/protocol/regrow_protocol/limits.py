@@ -89,8 +89,9 @@ class Permits(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
 
 class Waiting(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """`regrow_limits`, key `wait.<limit>.<pid>.<incarnation>.<n>`: somebody who waits for a permit; an empty value for a
-    minute where it was released, whichever of the two came first.
+    """`regrow_limits`, key `wait.<limit>.<pid>.<incarnation>.<n>`: somebody who waits for a permit.
+
+    The value is empty for a minute once it was released, whichever of the two came first.
 
     Attributes:
         command: that asked, to be answered.
