@@ -15,7 +15,9 @@ pytestmark = [pytest.mark.xdist_group("cli-histories"), pytest.mark.timeout(180)
 def _ended(stack: Stack, program: Path) -> str:
     """The pid of a root that has run to its end."""
     assert stack.regrow("run", "-q", str(program), "n=3").code == 0
-    (pid,) = [row.pid for row in stack.rows(program.stem, ended=True) if row.parent is None]
+    (pid,) = until(
+        lambda: [row.pid for row in stack.rows(program.stem, ended=True) if row.parent is None], "its record"
+    )
     return pid
 
 
