@@ -67,6 +67,8 @@ class ClaudeCodeHarness(TurnHarness):
             "DISABLE_AUTOUPDATER": "1",
             "ENABLE_TOOL_SEARCH": "false",
             "MCP_TIMEOUT": "60000",
+            "MCP_CONNECTION_NONBLOCKING": "0",  # a turn that begins before its tools are there has none
+            "MCP_CONNECT_TIMEOUT_MS": "60000",  # and it waits for them for 5 s only, else
             "MCP_TOOL_TIMEOUT": str(PATIENCE * 1000),
         }
 
