@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Callable
-from typing import Any, NamedTuple
 
 import msgspec
 from regrow_protocol import messages
 from regrow_protocol.agents import BUCKET, AgentRecord
 from regrow_protocol.bus import Bus, Entry
 from regrow_protocol.errors import WrongRevision
+from regrow_service.kept import Changes, Kept
 from regrow_service.logs import get_logger
 
 KEEP = 7 * 86_400.0
@@ -25,15 +25,8 @@ SECRET = "secret"  # noqa: S105 - the name of its key
 ENDED = "ended"
 
 
-class Kept(NamedTuple):
-    """A record and its revision."""
-
-    record: AgentRecord
-    revision: int
-
-
-class Records:
-    """The bucket; `run` follows it.
+class Records(Changes):
+    """The bucket; `run` follows it. Changes are told by the id of the agent.
 
     Attributes:
         current: set once all that stood there is known.
@@ -42,13 +35,12 @@ class Records:
     """
 
     def __init__(self, bus: Bus) -> None:
+        super().__init__()
         self.current = asyncio.Event()
-        self.agents: dict[str, Kept] = {}
+        self.agents: dict[str, Kept[AgentRecord]] = {}
         self.owned: dict[str, set[str]] = {}
         self._kv = bus.kv(BUCKET)
         self._ended: dict[str, int] = {}
-        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
-        self._listeners: list[Callable[[str], None]] = []
         self._log = get_logger("records")
 
     async def run(self) -> None:
@@ -63,14 +55,7 @@ class Records:
 
     async def secret(self) -> bytes:
         """What this store's tokens are made with, made by who asks first."""
-        while True:
-            found = await self._kv.get(SECRET)
-            if found is not None:
-                return found[0]
-            try:
-                await self._kv.create(SECRET, secrets.token_bytes(32))
-            except WrongRevision:
-                continue
+        return await self._kv.get_or_create(SECRET, lambda: secrets.token_bytes(32))
 
     def live(self, id_: str) -> AgentRecord | None:
         """An agent that has not ended, as far as is known here."""
@@ -118,7 +103,7 @@ class Records:
             return new, True
         raise WrongRevision(f"The record of {id_} was changed by others {CONFLICTS} times")
 
-    async def _read(self, id_: str) -> Kept | None:
+    async def _read(self, id_: str) -> Kept[AgentRecord] | None:
         found = await self._kv.get(f"agent.{id_}")
         if found is None:
             return None
@@ -139,7 +124,7 @@ class Records:
         else:
             self.agents[id_] = Kept(record, revision)
             self.owned.setdefault(record.owner.pid, set()).add(id_)
-        self._tell(id_)
+        self.tell(id_)
 
     def _end(self, id_: str, revision: int) -> None:
         """Older states may still be on their way here: a watch and a write's answer overtake each other."""
@@ -161,7 +146,7 @@ class Records:
                 self._end(id_, entry.revision)
             if id_ in self.agents and (entry.revision == 0 or entry.revision > self.agents[id_].revision):
                 self._drop(id_)
-                self._tell(id_)
+                self.tell(id_)
             return
         try:
             record = messages.decode(entry.value, AgentRecord)
@@ -169,40 +154,3 @@ class Records:
             self._log.error("a record that does not decode", key=entry.key, reason=str(error))
             return
         self._know(record, entry.revision)
-
-    # waiting ----------------------------------------------------------------------------------------------------------
-
-    def subscribe(self, listener: Callable[[str], None]) -> None:
-        """Call `listener` with the id of each agent that has changed."""
-        self._listeners.append(listener)
-
-    async def wait(self, id_: str, met: Callable[[], Any], timeout: float | None = None) -> bool:
-        """Wait until `met()` is true, asked whenever the agent changes; false after `timeout` seconds."""
-        loop = asyncio.get_running_loop()
-        deadline = None if timeout is None else loop.time() + timeout
-        while not met():
-            future: asyncio.Future[None] = loop.create_future()
-            waiting = self._waiting.setdefault(id_, set())
-            waiting.add(future)
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await future
-            except TimeoutError:
-                return bool(met())
-            finally:
-                waiting.discard(future)
-                if not waiting and self._waiting.get(id_) is waiting:
-                    del self._waiting[id_]
-        return True
-
-    def wake(self) -> None:
-        """Have all who wait look again."""
-        for id_ in list(self._waiting):
-            self._tell(id_)
-
-    def _tell(self, id_: str) -> None:
-        for future in self._waiting.pop(id_, ()):
-            if not future.done():
-                future.set_result(None)
-        for listener in self._listeners:
-            listener(id_)

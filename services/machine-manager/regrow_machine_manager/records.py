@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any
 
 import msgspec
-from msgspec import Struct
 from regrow_protocol import messages
 from regrow_protocol.bus import Bus, Entry
 from regrow_protocol.errors import WrongRevision
 from regrow_protocol.ids import new_id
 from regrow_protocol.machines import MachineRecord, ManagerRecord, NodeRecord, SnapshotRecord
 from regrow_protocol.subjects import token
+from regrow_service.kept import Changes, Kept
 from regrow_service.logs import get_logger
 
 BUCKET = "regrow_machines"
@@ -28,23 +28,14 @@ CONFLICTS = 100
 REMEMBERED = 10_000
 ENDED = frozenset({"stopped", "failed"})
 
-R = TypeVar("R", bound=Struct)
-
-
-class Kept(NamedTuple, Generic[R]):
-    """A record and its revision."""
-
-    record: R
-    revision: int
-
 
 def node_key(node: str) -> str:
     """Key of a node's record."""
     return f"node.{token(node)}"
 
 
-class Records:
-    """The bucket; `run` follows it.
+class Records(Changes):
+    """The bucket; `run` follows it. Changes are told by the id of the machine, with "" for a node, manager or snapshot.
 
     Attributes:
         current: set once all that stood there is known.
@@ -57,6 +48,7 @@ class Records:
     """
 
     def __init__(self, bus: Bus) -> None:
+        super().__init__()
         self.current = asyncio.Event()
         self.machines: dict[str, Kept[MachineRecord]] = {}
         self.requested: set[str] = set()
@@ -69,8 +61,6 @@ class Records:
         self._ended: dict[str, int] = {}
         self._missing_since: dict[str, float] = {}
         self._since = 0.0
-        self._waiting: dict[str, set[asyncio.Future[None]]] = {}
-        self._listeners: list[Callable[[str], None]] = []
         self._log = get_logger("records")
 
     async def run(self) -> None:
@@ -86,14 +76,7 @@ class Records:
 
     async def store(self) -> str:
         """Id of this store, made by who asks first."""
-        while True:
-            found = await self._kv.get("store")
-            if found is not None:
-                return found[0].decode()
-            try:
-                await self._kv.create("store", new_id("store").encode())
-            except WrongRevision:
-                continue
+        return (await self._kv.get_or_create("store", lambda: new_id("store").encode())).decode()
 
     # machines ---------------------------------------------------------------------------------------------------------
 
@@ -174,7 +157,7 @@ class Records:
                 self.requested.add(id_)
             if record.owner:
                 self.owned.setdefault(record.owner.pid, set()).add(id_)
-        self._tell(id_)
+        self.tell(id_)
 
     def _end(self, id_: str, revision: int) -> None:
         """Older states may still be on their way here: a watch and a write's answer overtake each other."""
@@ -189,45 +172,6 @@ class Records:
             owned.discard(id_)
             if not owned:
                 del self.owned[owner.pid]
-
-    # waiting ----------------------------------------------------------------------------------------------------------
-
-    def subscribe(self, listener: Callable[[str], None]) -> None:
-        """Call `listener` with the id of each machine that has changed, with "" for a node, manager or snapshot."""
-        self._listeners.append(listener)
-
-    async def wait(self, id_: str, met: Callable[[], Any], timeout: float) -> bool:
-        """Wait until `met()` is true, asked whenever the machine changes; false after `timeout` seconds."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
-        while not met():
-            future: asyncio.Future[None] = loop.create_future()
-            waiting = self._waiting.setdefault(id_, set())
-            waiting.add(future)
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await future
-            except TimeoutError:
-                return bool(met())
-            finally:
-                waiting.discard(future)
-                if not waiting and self._waiting.get(id_) is waiting:
-                    del self._waiting[id_]
-        return True
-
-    def wake(self) -> None:
-        """Have all who wait look again."""
-        for id_ in list(self._waiting):
-            for future in self._waiting.pop(id_, ()):
-                if not future.done():
-                    future.set_result(None)
-
-    def _tell(self, id_: str) -> None:
-        for future in self._waiting.pop(id_, ()):
-            if not future.done():
-                future.set_result(None)
-        for listener in self._listeners:
-            listener(id_)
 
     # nodes and managers -----------------------------------------------------------------------------------------------
 
@@ -254,7 +198,7 @@ class Records:
         known = self.nodes.get(kept.record.node)
         if known is None or known.revision < kept.revision:
             self.nodes[kept.record.node] = kept
-            self._tell("")
+            self.tell("")
 
     async def renew(self, manager: ManagerRecord) -> None:
         """Say that a manager is alive, for the next `MANAGER_TTL` seconds."""
@@ -335,7 +279,7 @@ class Records:
             kept = self.machines.get(name)
             if kept and (entry.revision == 0 or entry.revision > kept.revision):
                 self._drop(name)
-                self._tell(name)
+                self.tell(name)
 
     def _node_entry(self, name: str, entry: Entry) -> None:
         if entry.operation == "put":
@@ -343,7 +287,7 @@ class Records:
         else:
             for node in [node for node in self.nodes if token(node) == name]:
                 del self.nodes[node]
-            self._tell("")
+            self.tell("")
 
     def _manager_entry(self, name: str, entry: Entry) -> None:
         now = asyncio.get_running_loop().time()
@@ -352,7 +296,7 @@ class Records:
             if self.managers.get(name) != new:
                 self.managers[name] = new
                 self._missing_since.pop(f"manager {name}", None)
-                self._tell("")
+                self.tell("")
         elif (old := self.managers.pop(name, None)) is not None:
             # an end that was announced is one at once
             away_since = now - MANAGER_TTL if entry.operation != "expired" else now
@@ -360,7 +304,7 @@ class Records:
             self._missing_since[f"manager {name}"] = away_since
             if not self.node_lives(old.node):
                 self._missing_since[f"node {old.node}"] = now
-            self._tell("")
+            self.tell("")
 
     def _snapshot_entry(self, name: str, entry: Entry) -> None:
         if entry.operation == "put":

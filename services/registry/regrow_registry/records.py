@@ -10,32 +10,23 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 from regrow_protocol import messages
 from regrow_protocol.bus import Bus, Entry
 from regrow_protocol.endpoints import BUCKET, EndpointsRecord, Grant, PublicName, grant_key, name_key, process_key
 from regrow_protocol.errors import WrongRevision
 from regrow_protocol.subjects import untoken
+from regrow_service.kept import Changes, Kept
 from regrow_service.logs import get_logger
 
 KEEP = 600.0
 """Seconds that the record of what has ended stays."""
 CONFLICTS = 100
 
-R = TypeVar("R", bound=Struct)
 Change = Callable[[EndpointsRecord | None], EndpointsRecord | None]
 """The new record of a process, or None to leave it; given None where there is none."""
-
-
-class Kept(NamedTuple, Generic[R]):
-    """A record and its revision."""
-
-    record: R
-    revision: int
 
 
 class _Batch:
@@ -46,8 +37,8 @@ class _Batch:
         self.waiting: list[tuple[Change, asyncio.Future[EndpointsRecord | None]]] = []
 
 
-class Records:
-    """The bucket; `run` follows it.
+class Records(Changes):
+    """The bucket; `run` follows it. Told is each public name whose process, or what that serves, may have changed.
 
     Attributes:
         current: set once all that stood there is known.
@@ -58,6 +49,7 @@ class Records:
     """
 
     def __init__(self, bus: Bus) -> None:
+        super().__init__()
         self.current = asyncio.Event()
         self.living: dict[str, str] = {}
         self.public: dict[str, Kept[EndpointsRecord]] = {}
@@ -66,7 +58,6 @@ class Records:
         self._kv = bus.kv(BUCKET)
         self._bus = bus
         self._changing: dict[str, _Batch] = {}
-        self._listeners: list[Callable[[str], None]] = []
         self._log = get_logger("records")
 
     async def run(self) -> None:
@@ -78,10 +69,6 @@ class Records:
             await asyncio.Event().wait()
         finally:
             await watcher.stop()
-
-    def subscribe(self, listener: Callable[[str], None]) -> None:
-        """Call `listener` with each public name whose process, or what that serves, may have changed."""
-        self._listeners.append(listener)
 
     # processes --------------------------------------------------------------------------------------------------------
 
@@ -255,7 +242,7 @@ class Records:
             if record.name:
                 self.public[pid] = Kept(record, entry.revision)
         for name in {kept.record.name for kept in (old, self.public.get(pid)) if kept is not None}:
-            self._tell(name)
+            self.tell(name)
 
     def _name_entry(self, _: str, entry: Entry) -> None:
         name = untoken(entry.key.removeprefix("name."))
@@ -263,7 +250,7 @@ class Records:
             self.names[name] = Kept(messages.decode(entry.value, PublicName), entry.revision)
         else:
             self.names.pop(name, None)
-        self._tell(name)
+        self.tell(name)
 
     def _grant_entry(self, rest: str, entry: Entry) -> None:
         grant = messages.decode(entry.value, Grant) if entry.operation == "put" else None
@@ -272,10 +259,6 @@ class Records:
             self.grants.pop(id_, None)
         else:
             self.grants[id_] = Kept(grant, entry.revision)
-
-    def _tell(self, name: str) -> None:
-        for listener in self._listeners:
-            listener(name)
 
     def serving(self, name: str) -> EndpointsRecord | None:
         """What the process that has a public name serves, as far as is known here."""

@@ -51,6 +51,15 @@ async def test_of_many_who_create_a_key_one_wins(bus: Bus, app: str, connect: An
     assert await bus.kv("regrow_partitions").get(app) == (b"u%d" % winner[0], outcomes[winner[0]])
 
 
+async def test_a_value_is_made_by_who_asks_first(bus: Bus, app: str, connect: Any) -> None:
+    """Several ask at once, and all get the same."""
+    rivals = [(await connect()).kv("regrow_partitions") for _ in range(5)]
+    found = await asyncio.gather(*[rival.get_or_create(app, lambda n=n: b"%d" % n) for n, rival in enumerate(rivals)])
+    value, _ = await bus.kv("regrow_partitions").get(app) or (b"", 0)
+    assert found == [value] * 5
+    assert value
+
+
 async def test_keys_and_items_are_what_is_there(bus: Bus, app: str) -> None:
     """Deleted keys are not listed; filters select; values and revisions are the present ones."""
     kv = bus.kv("regrow_machines")

@@ -9,6 +9,7 @@ happened.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -160,6 +161,15 @@ class Bucket:
             if message is None or _operation(message) == "put":
                 raise
             return await self._write(key, value, message.seq, ttl)
+
+    async def get_or_create(self, key: str, make: Callable[[], bytes]) -> bytes:
+        """The value of a key, which is `make()` where it is not there: of several who ask, the first one's."""
+        while True:
+            found = await self.get(key)
+            if found is not None:
+                return found[0]
+            with contextlib.suppress(WrongRevision):
+                await self.create(key, make())
 
     async def update(self, key: str, value: bytes, revision: int, *, ttl: float | None = None) -> int:
         """Write a key whose present revision is `revision`; the new one. Raises `WrongRevision`."""
