@@ -7,33 +7,24 @@ missed, as an agent whose record was on its way to the gateway that took the eve
 from __future__ import annotations
 
 import asyncio
-from typing import NamedTuple
 
 import msgspec
-from regrow_protocol import messages, subjects
+from regrow_protocol import messages
 from regrow_protocol.agents import AgentRecord
 from regrow_protocol.bus import Received
-from regrow_protocol.errors import InvalidName, RegrowError
-from regrow_protocol.messages import EventRecord, ProcessRecord
+from regrow_protocol.errors import RegrowError
+from regrow_protocol.messages import EventRecord
 from regrow_protocol.streams import EVENTS
 from regrow_service.consumer import Consumer
 from regrow_service.logs import get_logger
+from regrow_service.owners import FILTERS, RUNNING, Owner, look_up
 from regrow_service.retry import Retry
 
 from .context import Context
 from .ending import Ending
 
-FILTERS = [subjects.events_of(type_=type_) for type_ in ("done", "failed", "cancelled", "restarted")]
 SWEEP = 10.0
 AT_ONCE = 32
-RUNNING = "running"
-
-
-class _Owner(NamedTuple):
-    """How an owner stands: its status as in `ProcessRecord`, and its incarnation."""
-
-    status: str
-    incarnation: int
 
 
 class Owners:
@@ -58,11 +49,11 @@ class Owners:
         )
 
     async def _event(self, event: EventRecord, _: Received) -> None:
-        status = event.type if event.final else RUNNING
+        owner = Owner.of(event)
         for id_ in list(self._here.records.owned.get(event.pid, ())):
             agent = self._here.records.live(id_)
             if agent is not None:
-                await self._judge(agent, _Owner(status, event.incarnation))
+                await self._judge(agent, owner)
 
     async def run(self) -> None:
         """Sweep, for ever; may be cancelled at any moment."""
@@ -79,9 +70,9 @@ class Owners:
 
         async def look(pid: str, ids: list[str]) -> None:
             async with hands:
-                owner: _Owner | None = None
+                owner: Owner | None = None
                 for agent in filter(None, map(self._here.records.live, ids)):
-                    owner = owner or await self._look_up(pid, agent.app)
+                    owner = owner or await look_up(self._here.bus, pid, agent.app)
                     if owner is not None:
                         await self._judge(agent, owner)
 
@@ -90,21 +81,7 @@ class Owners:
             if isinstance(error, BaseException):
                 raise error
 
-    async def _look_up(self, pid: str, app: str) -> _Owner | None:
-        """What is known of a process; its events tell of one that the list lacks, as while nobody writes that."""
-        bus = self._here.bus
-        try:
-            found = await bus.kv("regrow_processes").get(pid)
-            if found is not None:
-                record = messages.decode(found[0], ProcessRecord)
-                return _Owner(record.status, record.incarnation)
-            last = await bus.last(EVENTS, subjects.events_of(app, pid))
-            event = None if last is None else _decode(last.data)
-        except (InvalidName, msgspec.MsgspecError):
-            return None
-        return None if event is None else _Owner(event.type if event.final else RUNNING, event.incarnation)
-
-    async def _judge(self, agent: AgentRecord, owner: _Owner) -> None:
+    async def _judge(self, agent: AgentRecord, owner: Owner) -> None:
         if owner.status != RUNNING and owner.incarnation >= agent.owner.incarnation:
             await self._ending.end(agent, f"owner {owner.status}")
         elif owner.incarnation > agent.owner.incarnation:

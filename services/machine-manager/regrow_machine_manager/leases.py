@@ -12,29 +12,25 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import NamedTuple, TypeVar
 
-import msgspec
 from msgspec.structs import replace
-from regrow_protocol import messages, subjects
+from regrow_protocol import messages
 from regrow_protocol.bus import Entry, Received
-from regrow_protocol.errors import InvalidName, RegrowError
+from regrow_protocol.errors import RegrowError
 from regrow_protocol.machines import MachineRecord
-from regrow_protocol.messages import EventRecord, ProcessRecord, Ref
+from regrow_protocol.messages import EventRecord, Ref
 from regrow_protocol.streams import EVENTS
 from regrow_protocol.subjects import token
 from regrow_service.consumer import Consumer
 from regrow_service.logs import get_logger
+from regrow_service.owners import FILTERS, RUNNING, Owner, look_up
 from regrow_service.retry import Retry
 
 from .context import Context
 from .ending import Ending
 from .handling import WHICHEVER
 
-T = TypeVar("T")
-
 CONSUMER = "machine-leases"
-FILTERS = [subjects.events_of(type_=type_) for type_ in ("done", "failed", "cancelled", "restarted")]
 SWEEP = 10.0
 GRACE = 15.0
 """Seconds for which a manager itself must have seen no host before it stops a machine: one that was started together
@@ -43,13 +39,6 @@ AT_ONCE = 32
 RENEW = 1 / 3
 """Of the lease: what is in a record may be that old though its owner is there."""
 LOST = "owner lost"
-
-
-class _Owner(NamedTuple):
-    """How an owner stands: its status as in `ProcessRecord`, and its incarnation."""
-
-    status: str
-    incarnation: int
 
 
 class Leases:
@@ -126,7 +115,7 @@ class Leases:
         async def look(pid: str, records: list[MachineRecord]) -> None:
             async with hands:
                 for record in records:
-                    await self._judge(record, await self._look_up(pid, record.app), token(record.app) in apps)
+                    await self._judge(record, await look_up(here.bus, pid, record.app), token(record.app) in apps)
 
         results = await asyncio.gather(
             *[look(pid, records) for pid, records in by_owner.items()], return_exceptions=True
@@ -135,25 +124,11 @@ class Leases:
             if isinstance(error, BaseException):
                 raise error
 
-    async def _look_up(self, pid: str, app: str) -> _Owner | None:
-        """What is known of a process; its events tell of one that the list lacks, as while nobody writes that."""
-        bus = self._here.bus
-        try:
-            found = await bus.kv("regrow_processes").get(pid)
-            process = None if found is None else _decoded(found[0], ProcessRecord)
-            if process is not None:
-                return _Owner(process.status, process.incarnation)
-            last = await bus.last(EVENTS, subjects.events_of(app, pid))
-        except InvalidName:
-            return None  # nobody has such an id
-        event = None if last is None else _decoded(last.data, EventRecord)
-        return None if event is None else _Owner(event.type if event.final else "running", event.incarnation)
-
-    async def _judge(self, record: MachineRecord, process: _Owner | None, hosted: bool) -> None:
+    async def _judge(self, record: MachineRecord, process: Owner | None, hosted: bool) -> None:
         here, owner = self._here, record.owner
         if owner is None:
             return
-        if process is not None and process.status != "running" and process.incarnation >= owner.incarnation:
+        if process is not None and process.status != RUNNING and process.incarnation >= owner.incarnation:
             await self._end(record, f"owner {process.status}")
             return
         if process is not None and _newer(process.incarnation, owner):
@@ -190,10 +165,3 @@ def _newer(incarnation: int, owner: Ref) -> bool:
 
 def _decode(body: bytes) -> EventRecord:
     return messages.decode(body, EventRecord)
-
-
-def _decoded(body: bytes, type_: type[T]) -> T | None:
-    try:
-        return messages.decode(body, type_)
-    except msgspec.MsgspecError:
-        return None

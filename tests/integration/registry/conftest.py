@@ -13,7 +13,7 @@ from regrow.testing.registries import Registry
 from regrow_protocol.ids import new_id
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def registries(nats_url: str) -> Iterator[list[Registry]]:
     """Two replicas; a test that kills one starts it again."""
     made = [Registry(nats_url, env={"REGROW_REGISTRY_SWEEP": "0.5", "REGROW_AGENT_HEARTBEAT": "1"}) for _ in range(2)]
