@@ -66,6 +66,9 @@ async def _retry(chosen: Settings, given: str, where: str, app: str, *, yes: boo
 
                 raise UsageError(f"{known.pid} has not ended", hint=f"regrow status {known.pid}")
             row = row_of(known.record, (), {})
+            if dry_run:
+                confirm([row], "Start again", yes=yes, dry_run=True)
+                return
             print(await _start(bus, client, row))
         finally:
             await client.close()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Generic, TypeVar
 
 from regrow_protocol import streams
@@ -24,6 +24,7 @@ from .logs import Logger, get_logger
 from .metrics import Metric, Metrics
 from .settings import ServiceSettings
 
+R = TypeVar("R")
 S = TypeVar("S", bound=ServiceSettings)
 
 Tasks = Mapping[str, Coroutine[Any, Any, None]]
@@ -31,6 +32,8 @@ Tasks = Mapping[str, Coroutine[Any, Any, None]]
 
 CONNECT_TIMEOUT = 2.0
 CONNECT_AGAIN = 0.5
+START_AGAIN = 1.0
+"""Seconds before what a service needs at its start is asked for again."""
 
 
 class Service(Generic[S]):
@@ -138,6 +141,17 @@ async def until(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> Non
             await asyncio.wait({working})
     if not working.cancelled():
         working.result()
+
+
+async def insist(stopping: asyncio.Event, ask: Callable[[], Awaitable[R]], log: Logger) -> R | None:
+    """What `ask` returns, asked again while NATS does not answer; None when the service stops meanwhile."""
+    while not stopping.is_set():
+        try:
+            return await ask()
+        except RegrowError as error:
+            log.warning("not started yet", reason=str(error))
+            await until(stopping, asyncio.sleep(START_AGAIN))
+    return None
 
 
 async def _wait(event: asyncio.Event, timeout: float) -> None:

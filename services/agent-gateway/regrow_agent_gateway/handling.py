@@ -57,11 +57,6 @@ def value(result: Any) -> Answer:
     return Answer(value=Raw(messages.encode(result)))
 
 
-def decode_command(body: bytes) -> Command:
-    """A command from the bus; raises `msgspec.MsgspecError`."""
-    return messages.decode(body, Command)
-
-
 class Handling:
     """Of one gateway."""
 

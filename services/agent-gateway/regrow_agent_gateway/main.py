@@ -12,17 +12,13 @@ import sys
 from collections.abc import Coroutine, Sequence
 from typing import Any
 
-from regrow_protocol.agents import COMMANDS as COMMAND_FILTER
-from regrow_protocol.agents import SERVICE
-from regrow_protocol.errors import RegrowError
+from regrow_protocol.agents import COMMANDS, SERVICE
 from regrow_protocol.messages import Command
-from regrow_protocol.streams import COMMANDS
-from regrow_service import service
+from regrow_service import commands, service
 from regrow_service.answers import Answers
 from regrow_service.consumer import Consumer
 from regrow_service.logs import get_logger
-from regrow_service.retry import Retry
-from regrow_service.service import Service, Tasks, until
+from regrow_service.service import Service, Tasks, insist, until
 
 from .context import Context
 from .conversations import Conversations
@@ -36,7 +32,7 @@ from .doors.server import DoorServer
 from .doors.websocket import WebSocketDoor
 from .ending import Ending
 from .grants import Grants
-from .handling import Handling, decode_command
+from .handling import Handling
 from .inboxes import Inboxes
 from .links import Links
 from .machines import Machines
@@ -50,11 +46,6 @@ from .spool import Spool
 from .stalls import Stalls
 from .usage import Sums
 
-IN_HAND = 8192
-MAX_ACK_PENDING = 100_000
-RETRY = Retry(attempts=50)
-"""A `read` is in hand for as long as nothing happens, so it may outlive many gateways."""
-START_AGAIN = 1.0
 COUNT = 2.0
 LIVING = ("enrolled", "running", "lost")
 GARBAGE = (20_000, 20, 20)
@@ -88,7 +79,7 @@ class Gateway:
             async with asyncio.TaskGroup() as group:
                 self._tasks = group
                 following = group.create_task(records.run(), name="records")
-                secret = await self._insist(records.secret)
+                secret = await insist(self._stopping, records.secret, self._log)
                 if secret is not None:
                     here = Context(
                         bus=bus,
@@ -167,21 +158,10 @@ class Gateway:
             await asyncio.sleep(COUNT)
 
     def _consumer(self, handling: Handling) -> Consumer[Command]:
-        return Consumer(
-            self._service.bus,
-            self._service.metrics,
-            service=SERVICE,
-            name="agent-commands",
-            stream=COMMANDS,
-            filters=[COMMAND_FILTER],
-            decode=decode_command,
-            handle=handling.handle,
-            lost=handling.lost,
-            concurrency=IN_HAND,
-            max_ack_pending=MAX_ACK_PENDING,
-            retry=RETRY,
-            timeout=None,
-        )
+        return commands.in_hand(
+            self._service.bus, self._service.metrics, service=SERVICE, name="agent-commands", subject=COMMANDS,
+            handle=handling.handle, lost=handling.lost,
+        )  # fmt: skip
 
     async def _stop(self, here: Context) -> None:
         await self._stopping.wait()
@@ -191,16 +171,6 @@ class Gateway:
     def _background(self, work: Coroutine[Any, Any, None], name: str) -> None:
         assert self._tasks is not None
         self._tasks.create_task(work, name=name)
-
-    async def _insist(self, ask: Any) -> Any:
-        """What `ask` returns, asked again while NATS does not answer; None when the service stops meanwhile."""
-        while not self._stopping.is_set():
-            try:
-                return await ask()
-            except RegrowError as error:
-                self._log.warning("not started yet", reason=str(error))
-                await until(self._stopping, asyncio.sleep(START_AGAIN))
-        return None
 
 
 async def _wait(event: asyncio.Event) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
 
 import msgspec
 from msgspec.structs import replace
@@ -345,8 +344,3 @@ class Takers:
             return replace(now, state="failed", failure=failure(error, retryable=False))
 
         await self._here.records.change(record.id, failed)
-
-
-def decode_command(body: bytes) -> Any:
-    """A command from the bus; raises `msgspec.MsgspecError`."""
-    return messages.decode(body, Command)

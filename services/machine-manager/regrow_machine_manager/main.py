@@ -8,27 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
 from functools import partial
 from typing import Any
 
-from regrow_protocol.bus import Received
-from regrow_protocol.errors import RegrowError
 from regrow_protocol.ids import MANAGER, new_id
 from regrow_protocol.machines import CREATIONS, SERVICE, node_commands
 from regrow_protocol.messages import Command
-from regrow_protocol.streams import COMMANDS
 from regrow_protocol.subjects import token
-from regrow_service import service
+from regrow_service import commands, service
 from regrow_service.answers import Answers
+from regrow_service.commands import Handle, Lost
 from regrow_service.consumer import Consumer
 from regrow_service.logs import get_logger
-from regrow_service.retry import Retry
-from regrow_service.service import Service, Tasks, until
+from regrow_service.service import Service, Tasks, insist, until
 
 from .capacity import Claims
 from .context import Context
-from .creation import Creation, Takers, decode_command
+from .creation import Creation, Takers
 from .ending import Ending
 from .forsaken import Forsaken
 from .handling import Handling
@@ -42,14 +39,6 @@ from .repair import Repair
 from .settings import ManagerSettings, parse
 from .warm import Warm
 
-Handle = Callable[[Command, Received], Awaitable[None]]
-Lost = Callable[[Command, str], Awaitable[None]]
-
-IN_HAND = 8192
-MAX_ACK_PENDING = 100_000
-RETRY = Retry(attempts=50)
-"""A command is in hand for as long as its machine works on it, so it may outlive many managers."""
-START_AGAIN = 1.0
 LAST = 2.0
 """Seconds of the stop's deadline that are left for going, when machines are still being made or stopped."""
 
@@ -77,7 +66,7 @@ class Manager:
         async with asyncio.TaskGroup() as group:
             self._tasks = group
             following = group.create_task(records.run(), name="records")
-            store = await self._insist(records.store)
+            store = await insist(self._stopping, records.store, self._log)
             if store is not None:
                 node = settings.node_name
                 here = Context(
@@ -101,7 +90,7 @@ class Manager:
         here.settings.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         await here.backends.open()
         await until(self._stopping, _wait(here.records.current))
-        if await self._insist(partial(_done, presence.register)) is None:
+        if await insist(self._stopping, partial(_done, presence.register), self._log) is None:
             await here.backends.close()
             return
         self._log.info("manager", manager=here.id, node=here.node, folder=str(here.settings.folder))
@@ -148,21 +137,10 @@ class Manager:
         return self._consumer(f"node-{token(node)}", node_commands(node), handle, lost)
 
     def _consumer(self, name: str, subject: str, handle: Handle, lost: Lost) -> Consumer[Command]:
-        return Consumer(
-            self._service.bus,
-            self._service.metrics,
-            service=SERVICE,
-            name=f"machine-{name}",
-            stream=COMMANDS,
-            filters=[subject],
-            decode=decode_command,
-            handle=handle,
-            lost=lost,
-            concurrency=IN_HAND,
-            max_ack_pending=MAX_ACK_PENDING,
-            retry=RETRY,
-            timeout=None,
-        )
+        return commands.in_hand(
+            self._service.bus, self._service.metrics, service=SERVICE, name=f"machine-{name}", subject=subject,
+            handle=handle, lost=lost,
+        )  # fmt: skip
 
     async def _stop(self, here: Context, handling: Handling) -> None:
         await self._stopping.wait()
@@ -175,16 +153,6 @@ class Manager:
         task = self._tasks.create_task(work, name=name)
         self._busy.add(task)
         task.add_done_callback(self._busy.discard)
-
-    async def _insist(self, ask: Any) -> Any:
-        """What `ask` returns, asked again while NATS does not answer; None when the service stops meanwhile."""
-        while not self._stopping.is_set():
-            try:
-                return await ask()
-            except RegrowError as error:
-                self._log.warning("not started yet", reason=str(error))
-                await until(self._stopping, asyncio.sleep(START_AGAIN))
-        return None
 
 
 async def _wait(event: asyncio.Event) -> None:

@@ -8,18 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import Any
 
-from regrow_protocol import messages
-from regrow_protocol.endpoints import COMMANDS as FILTER
-from regrow_protocol.endpoints import SERVICE
-from regrow_protocol.messages import Command
-from regrow_protocol.streams import COMMANDS
-from regrow_service import service
+from regrow_protocol.endpoints import COMMANDS, SERVICE
+from regrow_service import commands, service
 from regrow_service.answers import Answers
-from regrow_service.consumer import Consumer
 from regrow_service.micro import Micro
-from regrow_service.retry import Retry
 from regrow_service.service import Service, Tasks, until
 from regrow_service.settings import read
 
@@ -33,10 +26,6 @@ from .records import Records
 from .settings import RegistrySettings
 from .sweep import Sweep
 
-IN_HAND = 8192
-MAX_ACK_PENDING = 100_000
-RETRY = Retry(attempts=50)
-"""A call is in hand for as long as its process works on it, so it may outlive many registries."""
 LAST = 2.0
 """Seconds of the stop's deadline that are left for going."""
 
@@ -63,21 +52,10 @@ class Registry:
         micro = Micro(bus)
         outside = Outside(bus, micro, records, calling, recording, settings.call_patience)
         handling = Handling(records, calling, Answers(bus), recording)
-        consumer: Consumer[Any] = Consumer(
-            bus,
-            metrics,
-            service=SERVICE,
-            name="registry-commands",
-            stream=COMMANDS,
-            filters=[FILTER],
-            decode=decode_command,
-            handle=handling.handle,
-            lost=handling.lost,
-            concurrency=IN_HAND,
-            max_ack_pending=MAX_ACK_PENDING,
-            retry=RETRY,
-            timeout=None,
-        )
+        consumer = commands.in_hand(
+            bus, metrics, service=SERVICE, name="registry-commands", subject=COMMANDS,
+            handle=handling.handle, lost=handling.lost,
+        )  # fmt: skip
         calling.open()
         try:
             async with asyncio.TaskGroup() as group:
@@ -104,11 +82,6 @@ class Registry:
         finally:
             await micro.close()
             calling.close()
-
-
-def decode_command(body: bytes) -> Any:
-    """A command from the bus; raises `msgspec.MsgspecError`."""
-    return messages.decode(body, Command)
 
 
 async def _wait(event: asyncio.Event) -> None:

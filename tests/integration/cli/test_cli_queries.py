@@ -35,6 +35,8 @@ def test_commands_for_all_that_a_query_finds(stack: Stack, launch: Launch) -> No
     assert stack.events("parcels", pids[0])[-2:] == ["sent", "done"]
     cancelled = stack.regrow("cancel", "--where", "type=parcel and tag.to=oslo", "--yes")
     assert cancelled.out == f"{pids[2]} is told to end\n"
+    looked = stack.regrow("retry", pids[1], "--dry-run")
+    assert (looked.code, looked.out, "Start again 1 process" in looked.err) == (0, "", True)
     retried = stack.regrow("retry", "--where", "status=failed and tag.to=rome", "--yes", "--app", "parcels")
     assert retried.code == 0, retried.err
     old, new = retried.out.split()
