@@ -137,7 +137,7 @@ def test_calls_that_cannot_be_answered(stack: Stack, tally: Path, launch: Launch
 def test_a_prefix_that_fits_several(stack: Stack, tally: Path) -> None:
     """All that fit are named; a longer one is enough."""
     assert stack.regrow("run", "-q", str(tally), "n=1").code == 0
-    pids = [row.pid for row in stack.rows(tally.stem, ended=True)]
+    pids = until(lambda: [row.pid for row in stack.rows(tally.stem, ended=True)][1:], "both records")
     done = stack.regrow("status", "p_")
     assert (done.code, "fits" in done.error) == (5, True)
     common = next(pids[0][:n] for n in range(26, 2, -1) if pids[1].startswith(pids[0][:n]))
