@@ -33,6 +33,7 @@ from . import data_dir
 from .data_dir import DataDir
 from .errors import Reported
 from .os_process import Identity, identify, is_alive
+from .roots import RootOptions
 from .settings import Settings
 
 log = logging.getLogger("regrow.detached")
@@ -45,7 +46,8 @@ class Order(Struct):
         target: the program.
         type: of the root.
         args: its arguments' JSON.
-        name, app: of the root; empty for none and the program's own.
+        options: of the root.
+        app: empty for the program's own.
         pid: of the root; empty: to be made.
         url: of the NATS server.
         log: path of the log.
@@ -54,7 +56,7 @@ class Order(Struct):
     target: str
     type: str
     args: bytes
-    name: str = ""
+    options: RootOptions = RootOptions()
     app: str = ""
     pid: str = ""
     url: str = ""
@@ -205,10 +207,11 @@ async def _keep(order: Order, runs: Path, report: Callable[[_Report], None]) -> 
 async def _start(session: Session, order: Order) -> RemoteProcess:
     ready = session.host.ready
     assert ready is not None
-    program = m.Program(order.target, str(Path.cwd()))
+    program, options = m.Program(order.target, str(Path.cwd())), order.options
     return await session.client.start(
-        ready.app, ready.build, order.type, Raw(order.args), name=order.name, program=program, pid=order.pid
-    )
+        ready.app, ready.build, order.type, Raw(order.args), name=options.name, program=program, pid=order.pid,
+        tags=options.tags, restart=options.restart,
+    )  # fmt: skip
 
 
 async def _until_end(session: Session, process: RemoteProcess, stop: asyncio.Event) -> None:

@@ -90,6 +90,7 @@ async def _start(bus: Bus, client: Client, row: Row) -> str:
     target = history.program.target if history.program is not None else ""
     build = await build_for(bus, row.app, start.type, target=target)
     started = await client.start(
-        row.app, build, start.type, start.args, name=start.name, program=start.program, tags=start.tags
-    )
+        row.app, build, start.type, start.args, name=start.name, program=start.program, tags=start.tags,
+        machine=start.machine, restart=start.restart,
+    )  # fmt: skip
     return started.pid

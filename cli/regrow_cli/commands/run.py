@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .. import settings
+from ..roots import NAME, RESTART, TAG, RootOptions
 from ..settings import Settings
+
+if TYPE_CHECKING:
+    from regrow_protocol.messages import EventRecord
 
 
 def register(app: typer.Typer) -> None:
@@ -20,7 +24,9 @@ def run(
     context: typer.Context,
     program: Annotated[str, typer.Argument(metavar="FILE[:PROCESS]", help="A Python file, or a module's name.")],
     arguments: Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Its arguments.")] = None,
-    name: Annotated[str, typer.Option("--name", help="A name to find the process by while it runs.")] = "",
+    name: Annotated[str, NAME] = "",
+    tag: Annotated[list[str] | None, TAG] = None,
+    restart: Annotated[str, RESTART] = "",
     app: Annotated[str, typer.Option("--app", help="The app [the program's name].")] = "",
     detach: Annotated[bool, typer.Option("--detach", help="Print the pid and return; it runs on.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no events.")] = False,
@@ -45,21 +51,23 @@ def run(
     loaded = load_quietly(resolve(file))
     type_ = process_type(loaded, wanted)
     raw = arguments_for(type_, arguments or [])
-    chosen = settings.of(context)
+    chosen, options = settings.of(context), RootOptions.of(name, tag, restart)
     if detach:
         from ..detached import Order, launch
 
-        order = Order(loaded.target, type_.name, bytes(raw), name=name, app=app)
+        order = Order(loaded.target, type_.name, bytes(raw), options, app=app)
         record = launch(chosen, order)
         typer.echo(f"It runs detached, output in {record.log}. Look at it with: regrow status {record.pid}", err=True)
         print(record.pid)
         return
     from ..following import report
 
-    report(asyncio.run(_run(chosen, loaded.target, type_.name, raw, name, app, quiet)))
+    report(asyncio.run(_run(chosen, loaded.target, type_.name, raw, options, app, quiet)))
 
 
-async def _run(chosen: Settings, target: str, type_: str, raw: bytes, name: str, app: str, quiet: bool):
+async def _run(
+    chosen: Settings, target: str, type_: str, raw: bytes, options: RootOptions, app: str, quiet: bool
+) -> EventRecord:
     from regrow.runtime import Session
     from regrow_protocol.streams import EVENTS
 
@@ -72,7 +80,9 @@ async def _run(chosen: Settings, target: str, type_: str, raw: bytes, name: str,
         session = await Session.open(target, app=app, url=url, prints_to_stderr=True)
         try:
             since = await session.bus.last_seq(EVENTS)
-            process = await session.start(type_, raw, target, name=name)
+            process = await session.start(
+                type_, raw, target, name=options.name, tags=options.tags, restart=options.restart
+            )
             view.began(f"{type_} {process.pid} in app {process.app}")
             assert session.host.ready is not None
             return await run_to_the_end(session, process, view, build=session.host.ready.build, since=since)

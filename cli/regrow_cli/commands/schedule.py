@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, cast, get_args
 import typer
 
 from .. import settings
+from ..roots import TAG
 from ..settings import Settings
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def add(
         str, typer.Option("--catch-up", metavar="TIME", help="A run that cannot start for that long is dropped.")
     ] = "1h",
     app: Annotated[str, typer.Option("--app", help="The app [the program's name].")] = "",
+    tag: Annotated[list[str] | None, TAG] = None,
     replace: Annotated[bool, typer.Option("--replace", help="In place of one of that name.")] = False,
 ) -> None:
     """Start a process at set times, on hosts of its app (`regrow host FILE`).
@@ -60,6 +62,7 @@ def add(
     from ..arguments import parse
     from ..durations import seconds
     from ..errors import UsageError
+    from ..roots import tags_of
     from ..schedules import when_of
 
     file, colon, type_ = target.rpartition(":")
@@ -74,7 +77,7 @@ def add(
     made = Schedule(
         name=name, app=app or (path.stem if program is not None else file), when=when_of(cron, every, at, tz), zone=tz,
         type=type_, args=to_raw(parse(arguments or [])), program=program,
-        overlap=cast("Overlap", overlap), catch_up=seconds(catch_up), created=time.time(),
+        overlap=cast("Overlap", overlap), catch_up=seconds(catch_up), created=time.time(), tags=tags_of(tag or []),
     )  # fmt: skip
     asyncio.run(_add(settings.of(context), made, replace))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .. import settings
+from ..roots import NAME, RESTART, TAG, RootOptions
 from ..settings import Settings
 
 if TYPE_CHECKING:
@@ -25,7 +26,9 @@ def start(
     app: Annotated[str, typer.Argument(help="The app, as its hosts were given it.")],
     type_: Annotated[str, typer.Argument(metavar="PROCESS", help="The process type.")],
     arguments: Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="Its arguments.")] = None,
-    name: Annotated[str, typer.Option("--name", help="A name to find the process by while it runs.")] = "",
+    name: Annotated[str, NAME] = "",
+    tag: Annotated[list[str] | None, TAG] = None,
+    restart: Annotated[str, RESTART] = "",
     wait: Annotated[bool, typer.Option("--wait", help="Show its events until it ends; print its result.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="With --wait: show no events.")] = False,
 ) -> None:
@@ -35,17 +38,19 @@ def start(
 
     \b
     regrow start surveys survey folder=/usr/lib/python3 --name today
-    regrow start surveys survey --wait
+    regrow start surveys survey --wait --tag customer=acme
+    regrow start bots poller --restart permanent
     """
     from ..following import report
 
-    record = asyncio.run(_start(settings.of(context), app, type_, arguments or [], name, wait, quiet))
+    options = RootOptions.of(name, tag, restart)
+    record = asyncio.run(_start(settings.of(context), app, type_, arguments or [], options, wait, quiet))
     if record is not None:
         report(record)
 
 
 async def _start(
-    chosen: Settings, app: str, type_: str, arguments: list[str], name: str, wait: bool, quiet: bool
+    chosen: Settings, app: str, type_: str, arguments: list[str], options: RootOptions, wait: bool, quiet: bool
 ) -> EventRecord | None:
     from regrow.client import Client
     from regrow.codec import to_raw
@@ -61,10 +66,13 @@ async def _start(
     async with connected(chosen) as bus:
         build = await build_for(bus, app, type_)
         client = Client(bus)
-        if name:
-            await _is_free(bus, app, name)
+        if options.name:
+            await _is_free(bus, app, options.name)
         since = await bus.last_seq(EVENTS)
-        process = await client.start(app, build, type_, raw, name=name, program=await program_of(bus, app, build))
+        program = await program_of(bus, app, build)
+        process = await client.start(
+            app, build, type_, raw, name=options.name, program=program, tags=options.tags, restart=options.restart
+        )
         if not wait:
             print(process.pid)
             return None

@@ -160,7 +160,8 @@ class Start(Request, frozen=True, tag="start", omit_defaults=True, kw_only=True)
         carry: what the last incarnation hands on.
         machine: image of its `machine()`, where its spawn gave one.
         restart: when its end is not its last word but its parent's to decide: `permanent`, always; `transient`, when it
-            failed; empty, never. Such an end is a `child` with `down`, and then comes `again` or `cancel`.
+            failed; empty, never. Such an end is a `child` with `down`, and then comes `again` or `cancel`. Of a root:
+            the supervisor decides; empty leaves it to the type's option.
         tags: on top of those of its type.
         forks: for a history that begins as a copy, whose it was.
         fold: version of the fold (`FOLD`) that this tree began with, so that an old history replays as it was.
@@ -211,6 +212,7 @@ class Carry(Struct, frozen=True, omit_defaults=True):
         failure: that it ended with.
         continued: it ended by `continue_as_new`.
         tags: that it had.
+        ends: of a root that is started again by its own policy, how often it ended in a row.
     """
 
     events: int = 0
@@ -222,6 +224,7 @@ class Carry(Struct, frozen=True, omit_defaults=True):
     failure: Failure | None = None
     continued: bool = False
     tags: dict[str, str] = {}
+    ends: int = 0
 
 
 class Call(Request, frozen=True, tag="call", omit_defaults=True, kw_only=True):
@@ -290,7 +293,10 @@ class Cancel(Request, frozen=True, tag="cancel", omit_defaults=True, kw_only=Tru
 
 
 class Again(Message, frozen=True, tag="again", omit_defaults=True, kw_only=True):
-    """The parent starts a process that is down again, as this incarnation; it writes the `start` itself."""
+    """Begin again as this incarnation, for a process that is down; it writes the `start` itself.
+
+    From its parent, or for a root from the supervisor.
+    """
 
     incarnation: int
 
@@ -400,6 +406,20 @@ class ProcessMeta(Struct, frozen=True, omit_defaults=True):
     program: Program | None = None
     started: float = 0.0
     tags: dict[str, str] = {}
+
+
+class RootDown(Struct, frozen=True, omit_defaults=True):
+    """The data of a root's `down`: it has ended, and the supervisor is to send `again`.
+
+    Attributes:
+        status: that it ended with.
+        again_at: when, seconds since 1970.
+        failure: of one that failed, as in `failed` events.
+    """
+
+    status: Status
+    again_at: float
+    failure: Raw | UnsetType = UNSET
 
 
 class Event(Message, frozen=True, tag="event", omit_defaults=True, kw_only=True):

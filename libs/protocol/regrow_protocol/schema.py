@@ -76,6 +76,7 @@ def asyncapi() -> Json:
         },
         "x-commands": {service.SERVICE: _draft7(_commands(service)) for service in _SERVICES},
         "x-entries": {name: {"$ref": f"#/components/schemas/{cls.__name__}"} for name, cls in agents.ENTRIES.items()},
+        "x-events": {"down": {"$ref": f"#/components/schemas/{messages.RootDown.__name__}"}},
         "x-news": {"$ref": f"#/components/schemas/{agents.News.__name__}"},
         "x-streams": {spec.name: spec.config(1) for spec in _stream_specs()},
         "x-buckets": {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Raw, Struct
@@ -156,13 +156,14 @@ class Client:
         pid: str = "",
         tags: dict[str, str] | None = None,
         machine: Image | None = None,
+        restart: Literal["", "permanent", "transient"] = "",
     ) -> RemoteProcess:
-        """Start a root process; returns when its start is stored."""
+        """Start a root process; returns when its start is stored. `restart` goes before its type's."""
         pid = pid or ids.new_id(ids.PROCESS)
         await self._know_build(app, build)
         start = m.Start(
             type=type_, args=Raw(args), build=build, name=name, program=program, tags=tags or {}, fold=m.FOLD,
-            machine=machine,
+            machine=machine, restart=restart,
         )  # fmt: skip
         await self.send(app, pid, start, first=True)
         return RemoteProcess(self, app, pid, result_type)

@@ -1,9 +1,10 @@
-"""How an incarnation ends: for good, down (its parent decides whether it comes again), or into the next one at once.
+"""How an incarnation ends: for good, down (others decide whether it comes again), or into the next one at once.
 
 An incarnation has ended when its body has, its tasks and generators have, and its children have. What it ended with was
 decided before, by whichever came first. It goes *down* where its parent said so in `start` (`restart`), or told it to
 (`cancel` with `hold`): it tells its parent and nobody else, and what comes in waits. `again` begins the next
-incarnation; `cancel` makes the end final, as it was. Only a final end is announced as such.
+incarnation; `cancel` makes the end final, as it was. Only a final end is announced as such. A root goes down where its
+type, or who started it, said so; it announces `down`, and the supervisor sends `again` after the back-off.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ class Endings:
     """Of one incarnation.
 
     Attributes:
-        down: it has ended, and waits for its parent's word.
+        down: it has ended, and waits for the word of its parent, or of the supervisor.
         lost_at: input that ended it when the next one follows at once; 0 otherwise.
     """
 
@@ -38,11 +39,12 @@ class Endings:
         self._next_args: Raw | None = None
         self._held = False
         self._recalled = False
+        self._ends = 0
 
     @property
     def comes_again(self) -> bool:
         """Another incarnation follows, or may."""
-        return bool(self.lost_at) or self._asks_parent()
+        return bool(self.lost_at) or self._goes_down()
 
     def cancelled(self, message: m.Cancel) -> None:
         """It was told to end."""
@@ -50,19 +52,26 @@ class Endings:
         assert start is not None
         by_parent = message.by is not None and start.parent is not None and message.by.pid == start.parent.pid
         self._held = by_parent and message.hold
-        self._recalled |= by_parent and not message.hold
+        self._recalled |= start.parent is None or (by_parent and not message.hold)
 
-    def _asks_parent(self) -> bool:
-        process = self._process
-        start, outcome = process.start, process.result_raw
-        if start is None or start.parent is None or outcome is None or self._recalled:
+    def _goes_down(self) -> bool:
+        outcome = self._process.result_raw
+        if outcome is None or self._recalled:
             return False
         if self._held:
             return True
         status, _, failure = outcome
-        if not start.restart or (failure is not None and not failure.retryable):
+        if failure is not None and not failure.retryable:
             return False
-        return start.restart == "permanent" or status == "failed"
+        policy = self._policy()
+        return policy == "permanent" or (policy == "transient" and status == "failed")
+
+    def _policy(self) -> str:
+        start, type_ = self._process.start, self._process.type
+        assert start is not None
+        if start.restart or start.parent is not None or type_ is None:
+            return start.restart
+        return type_.options.restart
 
     def continue_with(self, args: Raw) -> None:
         """The body asks for a next incarnation, with other arguments."""
@@ -75,7 +84,7 @@ class Endings:
         self._process.admission.release()
         if self.lost_at:
             self._begin_next(restarts=0 if self._next_args is not None else 1)
-        elif self._asks_parent():
+        elif self._goes_down():
             self._go_down()
         else:
             self._end()
@@ -94,8 +103,30 @@ class Endings:
 
     def _go_down(self) -> None:
         self.down = True
-        self._tell_parent(down=True)
+        start = self._process.start
+        assert start is not None
+        if start.parent is None:
+            self._announce_down()
+        else:
+            self._tell_parent(down=True)
         self._process.leave_loop(waiting=True)
+
+    def _announce_down(self) -> None:
+        """A root asks the supervisor to be started again."""
+        process = self._process
+        start, type_ = process.start, process.type
+        assert start is not None
+        assert type_ is not None
+        backoff = type_.options.backoff
+        steady = process.clock - process.began_at >= backoff.steady
+        self._ends = 1 if steady or start.carry is None else start.carry.ends + 1
+        status, _, failure = self._outcome()
+        down = m.RootDown(
+            status=status,
+            again_at=process.clock + backoff.delay(self._ends, process.seed),
+            failure=to_raw(failure_data(failure, start.args)) if status == "failed" and failure is not None else UNSET,
+        )
+        process.announce("down", Raw(m.encode(down)), meta=process.meta())
 
     def _tell_parent(self, *, down: bool = False) -> None:
         process = self._process
@@ -127,14 +158,14 @@ class Endings:
         return status, value, failure
 
     def again(self, message: m.Again, down_at: int) -> None:
-        """The parent starts it again; `down_at`: the input that it went down with."""
+        """It is started again; `down_at`: the input that it went down with."""
         if self.down and message.incarnation == self._process.incarnation + 1:
             self.down = False
             self.lost_at = down_at
             self._begin_next(restarts=0)
 
     def let_go(self) -> None:
-        """The parent will not start it again."""
+        """It will not be started again."""
         self.down = False
         self._recalled = True
         self._end()
@@ -156,6 +187,7 @@ class Endings:
             failure=self._outcome()[2] if not restarts else None,
             continued=self._next_args is not None,
             tags=process.tags,
+            ends=self._ends,
         )
         process.send(
             process.pid,

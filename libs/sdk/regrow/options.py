@@ -9,6 +9,8 @@ from typing import Any, Literal, TypedDict
 from regrow_protocol import subjects
 from regrow_protocol.images import AnyImage, encode_image
 
+from .supervision.policy import DEFAULT_BACKOFF, Backoff, RestartPolicy, checked_policy
+
 Resume = Literal["replay", "restart"]
 
 _POSITIVE = ("timeout", "deadline", "stall_after")
@@ -24,6 +26,8 @@ class ProcessOptions(TypedDict, total=False):
     stall_after: float | None
     resume: Resume
     max_restarts: int | None
+    restart: RestartPolicy
+    backoff: Backoff
     snapshot_on_failure: bool
     max_children: int | None
     max_pending_calls: int | None
@@ -56,6 +60,8 @@ class Options:
         resume: how it goes on after its host died. `replay`: the body is deterministic and continues where it was.
             `restart`: the body may do any I/O and is started again from its arguments.
         max_restarts: how often a `restart` body is started again after its host died; None for no limit, 0 for never.
+        restart: whether a root is started again when it has ended. A child's parent decides that: `spawn(…, restart=)`.
+        backoff: how long that waits.
         snapshot_on_failure: when it fails, the state of its machines is kept first, and `failed` tells the snapshots.
         max_children: that may run at once; another `spawn` raises Overloaded.
         max_pending_calls: calls that may be under way at once; another one is answered Overloaded.
@@ -75,6 +81,8 @@ class Options:
     stall_after: float | None = None
     resume: Resume = "replay"
     max_restarts: int | None = None
+    restart: RestartPolicy = "temporary"
+    backoff: Backoff = DEFAULT_BACKOFF
     snapshot_on_failure: bool = False
     max_children: int | None = None
     max_pending_calls: int | None = None
@@ -91,6 +99,7 @@ class Options:
             encode_image(self.image)
         if self.resume not in ("replay", "restart"):
             raise ValueError(f'resume must be "replay" or "restart", not {self.resume!r}')
+        checked_policy(self.restart)
         for name in _POSITIVE:
             value = getattr(self, name)
             if value is not None and value <= 0:

@@ -665,7 +665,9 @@ class Process(FoldScope):
     def cut_off(self) -> None:
         """A copied history ends here: forget who knew the process that it was recorded for (`forking`)."""
         assert self.start is not None
-        self.start = msgspec.structs.replace(self.start, parent=None, op=None, root="", watch=False, by=None)
+        self.start = msgspec.structs.replace(
+            self.start, parent=None, op=None, root="", watch=False, by=None, restart=""
+        )
         self.seed = f"{self.pid}.{self.incarnation}"
         self._random = None
         self._watchers.clear()

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from regrow_protocol import messages as m
 from regrow_protocol.bus import Bus
@@ -98,15 +98,24 @@ class Session:
         return cls(url, bus, host)
 
     async def start(
-        self, type_: str, args: Any, target: str, *, name: str = "", result_type: Any = Any
+        self,
+        type_: str,
+        args: Any,
+        target: str,
+        *,
+        name: str = "",
+        result_type: Any = Any,
+        tags: dict[str, str] | None = None,
+        restart: Literal["", "permanent", "transient"] = "",
     ) -> RemoteProcess:
         """Start a root on the session's host."""
         ready = self.host.ready
         assert ready is not None
         program = m.Program(target, str(Path.cwd()))
         return await self.client.start(
-            ready.app, ready.build, type_, args, name=name, program=program, result_type=result_type
-        )
+            ready.app, ready.build, type_, args, name=name, program=program, result_type=result_type, tags=tags,
+            restart=restart,
+        )  # fmt: skip
 
     async def result(self, process: RemoteProcess) -> Any:
         """Wait for a process; raises the host's error when it cannot be kept running."""

@@ -1,4 +1,4 @@
-"""The supervisor service: hosts' liveness, partitions, the list of processes, and those that nobody can go on with.
+"""The supervisor service: hosts' liveness, partitions, the list of processes, roots, and what nobody can go on with.
 
 It holds no state; two at once are correct, and one may be killed at any moment. `python -m regrow_supervisor` runs it;
 the embedded composition calls `serve`.
@@ -15,10 +15,12 @@ from regrow_service.settings import read
 
 from .admission import Admission
 from .hosts import Hosts
+from .inboxes import Inboxes
 from .measures import TABLE
 from .partitions import Partitions
 from .projection import Projection
 from .retention import Retention
+from .roots import Roots
 from .schedules import Schedules
 from .settings import SupervisorSettings
 from .sweep import Sweep
@@ -35,9 +37,10 @@ async def serve(settings: SupervisorSettings, stopping: asyncio.Event) -> None:
         bus, metrics = running.bus, running.metrics
         hosts = Hosts(bus, settings.host_ttl, metrics)
         partitions = Partitions(bus, hosts, metrics, settings.partitions)
-        sweep = Sweep(bus, hosts, partitions, metrics, settings.upgrade_grace)
+        inboxes = Inboxes(bus, partitions)
+        sweep = Sweep(bus, hosts, partitions, inboxes, metrics, settings.upgrade_grace)
         projection = Projection(bus, metrics, NAME)
-        schedules = Schedules(bus, hosts, partitions, metrics, NAME)
+        schedules = Schedules(bus, hosts, partitions, inboxes, metrics, NAME)
         admission = Admission(bus, hosts, metrics, NAME, settings.upgrade_grace)
         running.checks["hosts"] = lambda: "" if hosts.current.is_set() else "the hosts are not read yet"
         return {
@@ -45,6 +48,7 @@ async def serve(settings: SupervisorSettings, stopping: asyncio.Event) -> None:
             "partitions": until(stopping, partitions.run()),
             "sweep": until(stopping, sweep.run()),
             "projection": projection.run(stopping),
+            "roots": Roots(bus, inboxes, metrics, NAME).consumer.run(stopping),
             "schedules": schedules.consumer.run(stopping),
             "retention": Retention(bus, metrics, settings.keep).run(stopping),
             "admission": until(stopping, admission.run()),

@@ -18,6 +18,7 @@ ORPHANS = Metric(
 PROJECTED = Metric(Counter, "regrow_projected_events", "Events that went into the list of processes.")
 LAG = Metric(Gauge, "regrow_projection_lag_seconds", "Age of the last event when the list of processes showed it.")
 
+ROOTS = Metric(Counter, "regrow_roots_restarted", "Roots that this supervisor started again.", ("app",))
 SCHEDULED = Metric(Counter, "regrow_scheduled_runs", "Runs of schedules, by what became of them.", ("app", "outcome"))
 PERMITS = Metric(Counter, "regrow_permits_given", "Permits that this supervisor gave.", ("limit",))
 PURGED = Metric(Counter, "regrow_histories_purged", "Histories of ended processes that this supervisor removed.")
@@ -31,6 +32,7 @@ TABLE: tuple[Metric[Any], ...] = (
     ORPHANS,
     PROJECTED,
     LAG,
+    ROOTS,
     SCHEDULED,
     PERMITS,
     PURGED,

@@ -16,7 +16,7 @@ from regrow_protocol import messages as m
 from regrow_protocol import schedules, streams, subjects
 from regrow_protocol.bus import Bus, Received
 from regrow_protocol.errors import WrongRevision
-from regrow_protocol.ids import PROCESS, derived_id, partition_of
+from regrow_protocol.ids import PROCESS, derived_id
 from regrow_protocol.schedules import Due, Schedule
 from regrow_service.consumer import Consumer, Later
 from regrow_service.logs import get_logger
@@ -24,19 +24,21 @@ from regrow_service.metrics import Metrics
 
 from .choice import LiveBuild, newest
 from .hosts import Group, Hosts
+from .inboxes import Inboxes, UnknownApp
 from .measures import SCHEDULED
 from .partitions import Partitions
 
 AGAIN = 1.0
 """Seconds until a run that cannot start yet is looked at again."""
-FIRST = {"Nats-Expected-Last-Subject-Sequence": "0"}
 
 
 class Schedules:
     """Of one supervisor; `consumer` does the work."""
 
-    def __init__(self, bus: Bus, hosts: Hosts, partitions: Partitions, metrics: Metrics, service: str) -> None:
-        self._bus, self._hosts, self._partitions = bus, hosts, partitions
+    def __init__(
+        self, bus: Bus, hosts: Hosts, partitions: Partitions, inboxes: Inboxes, metrics: Metrics, service: str
+    ) -> None:
+        self._bus, self._hosts, self._partitions, self._inboxes = bus, hosts, partitions, inboxes
         self._kv = bus.kv(schedules.BUCKET)
         self._counted = metrics[SCHEDULED]
         self._log = get_logger("schedules")
@@ -92,7 +94,7 @@ class Schedules:
             return
         if schedule.overlap == "cancel":
             reason = f"the next run of schedule {schedule.name} is due"
-            await self._send(schedule.app, schedule.last, m.Cancel(reason=reason), f"{pid}.cancels", None)
+            await self._send(schedule.app, schedule.last, m.Cancel(reason=reason), f"{pid}.cancels")
         raise Later("the last run is not over", delay=AGAIN)
 
     async def _write(self, key: str, schedule: Schedule, revision: int) -> None:
@@ -120,13 +122,12 @@ class Schedules:
             tags={"schedule": schedule.name, **schedule.tags},
         )  # fmt: skip
         try:
-            await self._send(schedule.app, pid, start, pid, FIRST)
+            await self._send(schedule.app, pid, start, pid, first=True)
         except WrongRevision:
             return  # it was started before
 
-    async def _send(self, app: str, pid: str, message: m.Message, msg_id: str, headers: dict[str, str] | None) -> None:
-        partitions = self._partitions.count(app)
-        if partitions is None:
-            raise Later(f"the app {app} is not known yet", delay=AGAIN)
-        subject = subjects.inbox(app, partition_of(pid, partitions), pid)
-        await self._bus.publish(streams.inbox_stream(app), subject, m.encode(message), msg_id, headers=headers)
+    async def _send(self, app: str, pid: str, message: m.Message, msg_id: str, *, first: bool = False) -> None:
+        try:
+            await self._inboxes.send(app, pid, message, msg_id, first=first)
+        except UnknownApp as error:
+            raise Later(str(error), delay=AGAIN) from None

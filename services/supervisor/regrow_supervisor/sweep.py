@@ -22,14 +22,13 @@ from msgspec.structs import replace
 from regrow_protocol import messages, subjects
 from regrow_protocol.bus import Bus
 from regrow_protocol.errors import RegrowError, WrongRevision
-from regrow_protocol.ids import partition_of
-from regrow_protocol.messages import Cancel, HostRecord, ProcessRecord, Upgrade
-from regrow_protocol.streams import inbox_stream
+from regrow_protocol.messages import Cancel, HostRecord, Message, ProcessRecord, Upgrade
 from regrow_service.logs import get_logger
 from regrow_service.metrics import Metrics
 
 from .choice import LiveBuild, newest
 from .hosts import Change, Group, Hosts, clock
+from .inboxes import Inboxes
 from .measures import ORPHANS, UPGRADES
 from .partitions import Partitions
 from .projection import BUCKET
@@ -39,7 +38,6 @@ LOOK = 0.5
 PAUSE, PAUSE_MAX = 2.0, 120.0
 """Seconds between two readings of the list while nothing changes but the list."""
 AT_ONCE = 256
-PUBLISH_TIMEOUT = 3.0
 
 
 class Situation(Struct, frozen=True):
@@ -69,12 +67,16 @@ class Sweep:
     Args:
         bus: connected; streams and buckets exist.
         hosts, partitions: followed by their own tasks.
+        inboxes: to send to.
         metrics: where to count.
         grace: seconds without a host after which a build is forsaken, an app deserted.
     """
 
-    def __init__(self, bus: Bus, hosts: Hosts, partitions: Partitions, metrics: Metrics, grace: float) -> None:
+    def __init__(
+        self, bus: Bus, hosts: Hosts, partitions: Partitions, inboxes: Inboxes, metrics: Metrics, grace: float
+    ) -> None:
         self._bus = bus
+        self._inboxes = inboxes
         self._kv = bus.kv(BUCKET)
         self._hosts = hosts
         self._partitions = partitions
@@ -188,7 +190,7 @@ class Sweep:
         msg_id = f"{record.pid}.upgrade.{build}.{found.revision}"
         known = await self._bus.kv("regrow_partitions").get(f"build.{subjects.token(record.app)}.{record.build}")
         had = messages.decode(known[0], messages.BuildRecord).patches if known is not None else []
-        if not await self._send(record, messages.encode(Upgrade(build=build, had=had)), msg_id):
+        if not await self._send(record, Upgrade(build=build, had=had), msg_id):
             return False
         self._metrics[UPGRADES].labels(record.app).inc()
         self._log.info("upgrade sent", pid=record.pid, app=record.app, build=record.build, to=build)
@@ -200,24 +202,17 @@ class Sweep:
 
     async def _cancel(self, found: Found) -> bool:
         record = found.record
-        body = messages.encode(Cancel(reason=f"its parent {record.parent} has ended"))
-        if not await self._send(record, body, f"{record.pid}.orphaned.{record.parent}"):
+        cancel = Cancel(reason=f"its parent {record.parent} has ended")
+        if not await self._send(record, cancel, f"{record.pid}.orphaned.{record.parent}"):
             return False
         self._cancelled.add(record.pid)
         self._metrics[ORPHANS].labels(record.app).inc()
         self._log.info("orphan cancelled", pid=record.pid, app=record.app, parent=record.parent)
         return True
 
-    async def _send(self, record: ProcessRecord, body: bytes, msg_id: str) -> bool:
-        partitions = self._partitions.count(record.app)
-        if partitions is None:
-            self._log.warning("a process of an app without a record", pid=record.pid, app=record.app)
-            return False
-        subject = subjects.inbox(record.app, partition_of(record.pid, partitions), record.pid)
+    async def _send(self, record: ProcessRecord, message: Message, msg_id: str) -> bool:
         try:
-            await self._bus.publish(
-                inbox_stream(record.app), subject, body, msg_id, timeout=PUBLISH_TIMEOUT, withdraw=True
-            )
+            await self._inboxes.send(record.app, record.pid, message, msg_id)
         except RegrowError as error:
             self._log.warning("an input could not be sent", pid=record.pid, app=record.app, reason=str(error))
             return False

@@ -43,6 +43,19 @@ async def worker(name: str) -> str:
     return await wait()
 
 
+@agent_process(restart="permanent", backoff=Backoff(initial=30.0, jitter=0.0))
+async def service(name: str) -> str:
+    @expose
+    async def crash() -> None:
+        fail("crashed")
+
+    @expose
+    async def hello() -> str:
+        return f"hello from {name}"
+
+    return await wait()
+
+
 @agent_process
 async def team(strategy: str) -> dict[str, str]:
     handles: dict[str, ProcessHandle] = {}
@@ -140,3 +153,19 @@ async def test_signals_reach_a_restart_body(rt: Runtime) -> None:
     started = await rt.start(receives)
     await started.signal("job", {"n": 1})
     assert await started.result(30) == ["timeout", {"n": 1}]
+
+
+async def test_a_root_is_started_again(rt: Runtime) -> None:
+    """By its own policy, also when its host dies while it is down; calls made meanwhile wait for it."""
+    process = await rt.start(service, "me")
+    assert await process.call("hello", wait=True) == "hello from me"
+    for killed in (False, True):
+        await process.call("crash")
+        if killed:
+            await rt.kill_host()
+        assert await process.call("hello", wait=True) == "hello from me"
+    seen = [each.type async for each in process.events(follow=False)]
+    assert seen == ["started", "down", "restarted", "down", "restarted"]
+    await process.cancel()
+    with pytest.raises(ExecutionFailed):
+        await process.result()

@@ -102,7 +102,6 @@ class Fleet:
         self.owners: dict[str, Ownership] = {}
         self.processes: dict[str, ProcessRecord] = {}
         self.names: dict[str, str] = {}
-        self.supervisors: list[asyncio.subprocess.Process] = []
         self._hosts: list[FakeHost] = []
 
     async def open(self) -> None:

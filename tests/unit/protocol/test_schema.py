@@ -343,7 +343,7 @@ def test_every_body_goes_over_a_channel_or_inside_another() -> None:
         if name != "Input"
         for pointer in references(definition)
     }
-    spoken = [DOCUMENT[part] for part in ("x-commands", "x-entries", "x-news")]
+    spoken = [DOCUMENT[part] for part in ("x-commands", "x-entries", "x-events", "x-news")]
     asked = {reference.rpartition("/")[2] for reference in references(spoken)}
     assert {cls.__name__ for cls in BODIES} == sent | inside | asked
 

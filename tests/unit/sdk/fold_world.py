@@ -30,6 +30,9 @@ from regrow_protocol.messages import Failure
 
 BEGIN = 1_700_000_000.0
 
+made: list[World] = []
+"""Worlds that no test has left yet."""
+
 
 @dataclass
 class Turn:
@@ -73,6 +76,12 @@ class World:
         self._seq = 0
         self._calls = 0
         self._set = 0
+        made.append(self)
+
+    def leave(self) -> None:
+        """All processes leave memory."""
+        for process in self.processes.values():
+            process.leave()
 
     # What clients do --------------------------------------------------------------------------------------------------
 

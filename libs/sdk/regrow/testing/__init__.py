@@ -21,7 +21,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar
 
@@ -98,12 +98,15 @@ class Runtime:
         self.client: Client
         self.host: Host
         self._skipper: asyncio.Task[None] | None = None
+        self._restarts: set[asyncio.Task[None]] = set()
+        self._comebacks: dict[asyncio.Event, float] = {}
         self._held = 0
 
     async def open(self) -> None:
         """Connect and start the first host."""
         self.bus = await Bus.connect(self.url, name="regrow-test")
         self.client = Client(self.bus, clock=self.clock)
+        self.bus.nc.raw_subscribe(subjects.events_of(self.app, type_="down"), self._root_down)
         await self.start_host()
         if self.clock.skipping:
             self._skipper = asyncio.get_running_loop().create_task(self._skip())
@@ -113,6 +116,8 @@ class Runtime:
         if self._skipper is not None:
             self._skipper.cancel()
             await asyncio.wait([self._skipper])
+        for task in self._restarts:
+            task.cancel()
         await self.host.stop()
         await self.host.bus.close()
         await self.client.close()
@@ -170,6 +175,23 @@ class Runtime:
         started = await self.start(process, *args, **kwargs)
         return await started.result()
 
+    def _root_down(self, _subject: bytes, _reply: bytes, _headers: bytes | None, data: bytes) -> None:
+        """What the supervisor does for roots: start again what has gone down."""
+        event = m.decode(data, m.EventRecord)
+        if event.meta is not None:
+            task = asyncio.get_running_loop().create_task(self._start_again(event))
+            self._restarts.add(task)
+            task.add_done_callback(self._restarts.discard)
+
+    async def _start_again(self, event: m.EventRecord) -> None:
+        due = asyncio.Event()
+        self._comebacks[due] = again_at = m.decode(event.data, m.RootDown).again_at
+        with suppress(TimeoutError):
+            await asyncio.wait_for(due.wait(), None if self.clock.skipping else max(0.0, again_at - self.clock.now()))
+        again = event.incarnation + 1
+        await self.client.send(self.app, event.pid, m.Again(incarnation=again), msg_id=f"{event.pid}.{again}.again")
+        del self._comebacks[due]
+
     # Time -------------------------------------------------------------------------------------------------------------
 
     async def _skip(self) -> None:
@@ -177,7 +199,7 @@ class Runtime:
         while True:
             await asyncio.sleep(0.002)
             host = self.host
-            if self._held or not host.at_rest or (due := host.next_due()) is None:
+            if self._held or not host.at_rest or (due := self._next_due(host)) is None:
                 continue
             if (
                 await self._services_work()
@@ -188,6 +210,13 @@ class Runtime:
                 continue
             self.clock.skipped += max(0.0, due - self.clock.now())
             host.fire_due()
+            for comeback, at in self._comebacks.items():
+                if at <= self.clock.now():
+                    comeback.set()
+
+    def _next_due(self, host: Host) -> float | None:
+        timer = host.next_due()
+        return min([*self._comebacks.values(), *([] if timer is None else [timer])], default=None)
 
     async def _services_work(self) -> bool:
         """Whether a command of this app is not handled yet: what a service does takes real time."""
