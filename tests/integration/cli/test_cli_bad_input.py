@@ -31,6 +31,7 @@ NOBODY = "p_" + "0" * 26
         (["run", str(PROGRAMS / "tally.py"), "--detach", "n=many"], 2, "argument 'n'"),
         (["host", "nowhere.py"], 8, "no program file"),
         (["host", str(PROGRAMS / "empty.py")], 8, "defines no process"),
+        (["host", str(PROGRAMS / "tally.py"), "--procs", "0"], 2, "--procs is a number from 1 to 1024, or auto, not 0"),
     ],
 )
 def test_a_program_that_cannot_run(stack: Stack, line: list[str], code: int, said: str) -> None:
@@ -137,7 +138,8 @@ def test_calls_that_cannot_be_answered(stack: Stack, tally: Path, launch: Launch
 def test_a_prefix_that_fits_several(stack: Stack, tally: Path) -> None:
     """All that fit are named; a longer one is enough."""
     assert stack.regrow("run", "-q", str(tally), "n=1").code == 0
-    pids = until(lambda: [row.pid for row in stack.rows(tally.stem, ended=True)][1:], "both records")
+    both = until(lambda: rows if len(rows := stack.rows(tally.stem, ended=True)) > 1 else None, "both records")
+    pids = [row.pid for row in both]
     done = stack.regrow("status", "p_")
     assert (done.code, "fits" in done.error) == (5, True)
     common = next(pids[0][:n] for n in range(26, 2, -1) if pids[1].startswith(pids[0][:n]))
