@@ -71,6 +71,17 @@ def duration(seconds: float) -> str:
     return f"{whole}s"
 
 
+def ranges(numbers: Sequence[int]) -> str:
+    """Ascending numbers in few characters: `0-3,7`."""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+
+
 def clock(at: float) -> str:
     """A time of day, with the date where it is not today's."""
     then = time.localtime(at)

@@ -34,9 +34,15 @@ class HostProcess:
 
     What its program prints goes to this program's standard output, or with `prints_to_stderr` to its standard error.
 
+    Args:
+        restart: start it again when it dies.
+        on_death: called with the exit code of one that died.
+        on_ready: called with what each said of itself, the first and those that follow.
+
     Attributes:
         ready: what the present one said of itself.
         deaths: how often it died.
+        failed: why it is given up.
     """
 
     def __init__(
@@ -48,6 +54,7 @@ class HostProcess:
         bus: Bus | None = None,
         restart: bool = True,
         on_death: Callable[[int], None] | None = None,
+        on_ready: Callable[[Ready], None] | None = None,
         env: dict[str, str] | None = None,
         prints_to_stderr: bool = False,
     ) -> None:
@@ -61,7 +68,9 @@ class HostProcess:
         self._bus = bus
         self._restart = restart
         self._on_death = on_death
+        self._on_ready = on_ready
         self._process: asyncio.subprocess.Process | None = None
+        self._errors: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._stopping = False
         self.ready: Ready | None = None
@@ -113,6 +122,8 @@ class HostProcess:
             text = errors[-1].removeprefix("error: ") if errors else "\n".join(tail[-5:]) or "no output"
             raise ProgramError(f"The host did not start: {text}", hint=hints[-1] if hints else "")
         self.ready = msgspec.json.decode(line, type=Ready)
+        if self._on_ready is not None:
+            self._on_ready(self.ready)
         return self.ready
 
     async def _keep(self) -> None:
@@ -172,7 +183,8 @@ class HostProcess:
             except TimeoutError:
                 process.kill()
                 await process.wait()
-        await self._errors
+        if self._errors is not None:
+            await self._errors
 
 
 def _death(code: int) -> str:

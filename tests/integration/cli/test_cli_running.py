@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest_cli import Launch, Stack, end_of, opened, pid_in, until
@@ -172,6 +173,39 @@ def test_a_host_that_dies_is_started_again(stack: Stack, tally: Path, launch: La
     assert stack.regrow("call", pid, "add", "item=bolt").json == 2
     (after,) = stack.regrow("hosts", "--json", "--app", "phoenix").json
     assert after["os_pid"] != before["os_pid"]
+
+
+def test_several_hosts_by_one_command(stack: Stack, tally: Path, launch: Launch) -> None:
+    """They share the partitions evenly; each is started again by itself; SIGTERM ends all of them, gracefully."""
+
+    def listed() -> list[dict[str, Any]]:
+        found = stack.regrow("hosts", "--json", "--app", "team").json
+        shared = sorted(host["partitions"] for host in found) == [5, 5, 6]
+        return found if shared and sorted(part for host in found for part in host["owns"]) == list(range(16)) else []
+
+    hosts = launch("host", str(tally), "--app", "team", "--procs", "3")
+    until(lambda: "All 3 hosts run. Ctrl-C ends them." in hosts.out, "the hosts")
+    before = {host["os_pid"]: host["host"] for host in until(listed, "equal shares")}
+    assert {line.split()[1] for line in hosts.out.splitlines() if " runs app team" in line} == set(before.values())
+    pid = stack.regrow("start", "team", "pool").out.strip()
+    os.kill(min(before), signal.SIGKILL)
+    until(lambda: hosts.out.count("runs app team") == 4, "the host that takes its place")
+    after = {host["os_pid"] for host in until(listed, "equal shares")}
+    assert len(after & set(before)) == 2
+    assert stack.regrow("call", pid, "add", "item=nut").json == 1
+    hosts.process.terminate()
+    done = hosts.wait()
+    assert (done.code, done.out.splitlines()[-1]) == (0, "Stopped.")
+    assert stack.regrow("hosts", "--json", "--app", "team").json == []
+
+
+def test_several_hosts_that_cannot_start(stack: Stack, tally: Path) -> None:
+    """The error is told once, as by one host."""
+    tally.write_text("raise OSError('bad day')\n")
+    one, many = (stack.regrow("host", str(tally), "--procs", count) for count in ("1", "4"))
+    assert many.code == one.code == 8
+    assert many.err.splitlines() == one.err.splitlines()
+    assert many.err.count("bad day") == 1
 
 
 def test_start_needs_a_host(stack: Stack, tally: Path, launch: Launch) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Raw
-from regrow_cli.listing import duration, print_table, short
+from regrow_cli.listing import duration, print_table, ranges, short
 from regrow_cli.live_view import Tree, event_line
 from regrow_cli.processes import Row, in_tree_order, row_of, tree_of
 from regrow_protocol.messages import EventRecord, ProcessMeta, ProcessRecord, Stuck
@@ -52,6 +52,15 @@ def test_status_is_that_of_the_present_build() -> None:
 def test_durations_have_two_units(seconds: float, text: str) -> None:
     """The largest two."""
     assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [([], ""), ([3], "3"), ([0, 1], "0-1"), ([0, 1, 2, 3, 7], "0-3,7"), ([1, 3, 4, 6], "1,3-4,6")],
+)
+def test_numbers_are_shown_as_ranges(numbers: list[int], text: str) -> None:
+    """Neighbours stand together."""
+    assert ranges(numbers) == text
 
 
 def test_a_table_without_a_terminal_is_plain(capsys: pytest.CaptureFixture[str]) -> None:

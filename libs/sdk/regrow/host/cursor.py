@@ -86,10 +86,10 @@ class CursorKeeper:
             self._revision = await self._bucket.update(self._key, payload, found[1])
         self.cursor = cursor
 
-    async def is_clean(self) -> bool:
-        """Whether its last owner has let go of the partition by itself."""
+    async def look(self) -> m.Cursor | None:
+        """As it stands, whoever wrote it."""
         found = await self._bucket.get(self._key)
-        return found is None or self._decode(found[0]).clean
+        return None if found is None else self._decode(found[0])
 
     async def of_build(self, build: str) -> m.Cursor | None:
         """The cursor of another build of the same partition."""

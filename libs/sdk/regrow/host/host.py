@@ -26,7 +26,7 @@ from .lease import Lease
 from .memory import Memory
 from .options import HostOptions
 from .ownership import Ownership
-from .partition import Partition
+from .partition import HANDOVER, Partition
 from .resident import Resident
 from .steps import StepRunner
 from .waiting import until
@@ -119,15 +119,17 @@ class Host:
         await self._ownership.start(since)
 
     async def stop(self) -> None:
-        """Graceful: let steps in hand finish within the drain time, write the cursors, let go.
+        """Graceful: let other hosts take over, steps in hand finish within the drain time, and write the cursors.
 
-        The host keeps its partitions meanwhile, so nobody else begins what is finishing here.
+        What no other host takes stays here meanwhile, so nobody begins what is finishing here.
         """
         if self._stopping:
             return
         self._stopping = True
         self._ownership.take_no_more()
+        self.lease.drain()
         deadline = self._loop.time() + self.options.drain
+        await self._ownership.handed_over(deadline + HANDOVER)
         await until(lambda: not self.steps.executing, deadline)
         deadline = max(deadline, self._loop.time() + 1.0)
         await asyncio.gather(*(partition.settle(deadline) for partition in list(self.partitions.values())))

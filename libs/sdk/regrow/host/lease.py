@@ -16,6 +16,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+import msgspec
 from regrow_protocol import messages as m
 from regrow_protocol.bus import Bus
 from regrow_protocol.errors import RegrowError, Unreachable
@@ -66,6 +67,7 @@ class Lease:
         self._on_lost = on_lost
         self._on_failed = on_failed
         self._stop = threading.Event()
+        self._wake: asyncio.Event | None = None
         self._started = threading.Event()
         self._release = True
         self._main = asyncio.get_running_loop()
@@ -111,10 +113,19 @@ class Lease:
         """Stop renewing; with `release` delete the record, so that others take over at once."""
         self._release = release
         self._stop.set()
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # it has ended by itself
-                self._loop.call_soon_threadsafe(self._stopping.set)
+        self._hurry()
         await asyncio.to_thread(self._thread.join, 5)
+
+    def drain(self) -> None:
+        """Say in the record that the host is about to end: the supervisor gives what it owns to others."""
+        self._record = msgspec.structs.replace(self._record, draining=True)
+        self._hurry()
+
+    def _hurry(self) -> None:
+        """Let the next heartbeat come at once."""
+        if self._loop is not None and self._wake is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended by itself
+                self._loop.call_soon_threadsafe(self._wake.set)
 
     def run(self, function: Callable[[Bus], Awaitable[T]], timeout: float) -> T:
         """Have the heartbeat's thread do something with its connection; called from another thread."""
@@ -152,7 +163,7 @@ class Lease:
             self._started.set()
 
     async def _beat(self) -> None:
-        self._stopping = asyncio.Event()
+        self._wake = wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._bus = bus = await Bus.connect(self._url, name=f"regrow-lease-{self._record.host}")
         hosts = bus.kv("regrow_hosts")
@@ -173,7 +184,8 @@ class Lease:
                 self._started.set()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(max(0.02, self._ttl / 5 - (boot_time() - sent))):
-                        await self._stopping.wait()
+                        await wake.wait()
+                wake.clear()
             if self._release:
                 async with asyncio.timeout(3):
                     await hosts.purge(self.key, marker_ttl=RELEASED_TTL)

@@ -48,7 +48,8 @@ class HostOptions:
         cursor_every: how often the cursor is written while something changes.
         warn_turn: a turn longer than this is logged with the line.
         turn_limit: a turn longer than this is ended by force, and its process parked.
-        drain: at a graceful stop, how long running steps may take to finish.
+        drain: how long running steps may take to finish when their partition moves or the host stops gracefully; what
+            moves has moved within 5 s.
         threads: for sync steps.
         duplicate_window: in which the app's stream recognises a message id; None: as `regrow_protocol.streams` has it.
         partitions: of an app that is seen for the first time (1 to 1,024).
@@ -67,7 +68,7 @@ class HostOptions:
     cursor_every: float = 0.25
     warn_turn: float = 1.0
     turn_limit: float = 5.0
-    drain: float = 5.0
+    drain: float = 4.0
     threads: int = 256
     duplicate_window: float | None = None
     partitions: int = 16

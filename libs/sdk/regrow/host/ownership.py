@@ -1,9 +1,9 @@
 """Which partitions this host owns: follows what the supervisor assigns, and what is left of it after a lost lease.
 
 A partition runs here exactly while its record names this host under the epoch that it was taken over with. One that
-moves to another host is handed over: that host waits a moment for the cursor of a living one. After the lease ran out
-nothing is published and nothing begun until it has been read who owns what; what another host has got by then is
-dropped without a word.
+moves to another host is handed over: that host waits a moment for the cursor of a living one. A host that is about to
+end lets others take what it has first. After the lease ran out nothing is published and nothing begun until it has been
+read who owns what; what another host has got by then is dropped without a word.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("regrow.host")
 
 AGAIN = 0.5
+PATIENCE = 1.0
+"""Seconds that a host which is about to end waits for the supervisor to move anything."""
+FORMER = 4
+"""Owners of a partition that are remembered."""
 
 
 class Ownership:
@@ -49,7 +53,8 @@ class Ownership:
         self._pattern = f"own.{token(host.app)}.{host.env.build}.*"
         self._since = 0
         self._owners: dict[int, tuple[int, m.Ownership | None]] = {}
-        self._before: dict[int, str] = {}
+        self._hosts = host.bus.kv("regrow_hosts")
+        self._former: dict[int, dict[int, str]] = {}
         self._locks: dict[int, asyncio.Lock] = {}
         self._open = asyncio.Event()
         self._open.set()
@@ -66,6 +71,33 @@ class Ownership:
     def take_no_more(self) -> None:
         """The host is about to end."""
         self._ending = True
+
+    async def handed_over(self, deadline: float) -> None:
+        """Wait until other hosts have taken what is here, at most until `deadline` (event loop's time).
+
+        Not where no other host of the build could, or nobody moves anything.
+        """
+        if not self.partitions or not await self._has_peers():
+            return
+        moved = self._host.loop_time()
+        while self.partitions and (now := self._host.loop_time()) < deadline:
+            if any(partition.handing_over for partition in self.partitions.values()):
+                moved = now
+            elif now - moved > PATIENCE:
+                return
+            await asyncio.sleep(POLL)
+
+    async def _has_peers(self) -> bool:
+        host = self._host
+        try:
+            async with asyncio.timeout(PATIENCE):
+                async for entry in self._hosts.items(f"{token(host.app)}.*"):
+                    record = m.decode(entry.value, m.HostRecord)
+                    if record.build == host.env.build and record.host != host.id and not record.draining:
+                        return True
+        except (RegrowError, TimeoutError, msgspec.MsgspecError) as error:
+            log.warning("host %s cannot see other hosts, and hands over nothing: %s", host.id, error or "time-out")
+        return False
 
     async def stop(self, *, write: bool) -> None:
         """Let go of everything; with `write` after noting how far it is."""
@@ -94,7 +126,10 @@ class Ownership:
         if entry.revision and entry.revision <= revision:
             return
         if known is not None:
-            self._before[part] = known.host
+            former = self._former.setdefault(part, {})
+            former[known.epoch] = known.host
+            if len(former) > FORMER:
+                del former[min(former)]
         self._owners[part] = (entry.revision or revision, owner)
         self._host.spawn(self._reconcile(part))
 
@@ -137,19 +172,25 @@ class Ownership:
             await partition.stop()
             raise
         if self._ending or self.epoch_of(part) != epoch:
-            await partition.stop()
+            await partition.stop(write=self._host.lease.valid())
         else:
             self.partitions[part] = partition
 
     async def _wait_for_hand_over(self, partition: Partition) -> None:
-        """If its last owner lives it is about to let go."""
-        before = self._before.pop(partition.number, "")
-        if before in ("", self._host.id):
+        """If the host that runs it still lives it is about to let go.
+
+        That is the one that wrote the cursor; owners after it may have never begun.
+        """
+        former = self._former.pop(partition.number, {})
+        if not former:
             return
-        hosts, key = self._host.bus.kv("regrow_hosts"), f"{token(self._host.app)}.{before}"
         deadline = self._host.loop_time() + self._host.options.drain + 2 * HANDOVER
         while self._host.loop_time() < deadline and self.epoch_of(partition.number) == partition.epoch:
-            if await partition.keeper.is_clean() or await hosts.get(key) is None:
+            cursor = await partition.keeper.look()
+            if cursor is None or cursor.clean:
+                return
+            runs = former.get(cursor.epoch, former[max(former)])
+            if runs in ("", self._host.id) or await self._hosts.get(f"{token(self._host.app)}.{runs}") is None:
                 return
             await asyncio.sleep(POLL)
 
