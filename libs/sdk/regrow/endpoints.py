@@ -27,6 +27,24 @@ _REPLY = re.compile(r"regrow\.reply\.[\w-]+\.[\w-]+")
 _AGENT_REPLY = re.compile(r"regrow\.agent\.([\w=-]+)\.(a_[0-9a-z]+)\.result\.([0-9a-f]+)")
 
 
+def answer_to(
+    process: Process, call: m.Call, value: Raw | m.UnsetType, failure: Failure | None, number: Callable[[], int]
+) -> Output | None:
+    """The answer to a call, to be sent to whoever made it; `number` gives its number. None where nobody can be told."""
+    if call.by is not None and call.op is not None:
+        result = m.Result(incarnation=call.by.incarnation, op=call.op, value=value, error=failure)
+        return Output("inbox", call.by.pid, result, number())
+    if _REPLY.fullmatch(call.reply):
+        return Output("reply", call.reply, m.Reply(value=value, error=failure), number())
+    if (found := _AGENT_REPLY.fullmatch(call.reply)) and found[1] == subjects.token(process.env.app):
+        entry = agents.Entry(
+            id=f"{found[3]}.result", type="result", time=process.clock, call=found[3],
+            data=Raw(m.encode(agents.Outcome(value=value, error=failure))),
+        )  # fmt: skip
+        return Output("agent", call.reply, entry, number())
+    return None
+
+
 class Endpoint:
     """An exposed function."""
 
@@ -129,18 +147,9 @@ class Endpoints:
     def answer(self, call: m.Call, value: Raw | m.UnsetType, failure: Failure | None) -> None:
         """Send an answer to whoever called."""
         process = self._process
-        if call.by is not None and call.op is not None:
-            process.send(call.by.pid, m.Result(incarnation=call.by.incarnation, op=call.op, value=value, error=failure))
-        elif _REPLY.fullmatch(call.reply):
-            n = process.number()
-            process.outputs.append(Output("reply", call.reply, m.Reply(value=value, error=failure), n))
-        elif (found := _AGENT_REPLY.fullmatch(call.reply)) and found[1] == subjects.token(process.env.app):
-            n = process.number()
-            outcome = agents.Outcome(value=value, error=failure)
-            entry = agents.Entry(
-                id=f"{found[3]}.result", type="result", time=process.clock, data=Raw(m.encode(outcome)), call=found[3]
-            )
-            process.outputs.append(Output("agent", call.reply, entry, n))
+        output = answer_to(process, call, value, failure, process.number)
+        if output is not None:
+            process.outputs.append(output)
 
     def forget(self) -> None:
         """Its process has left memory."""

@@ -60,6 +60,8 @@ class Monitor:
 def monitor(process: ProcessHandle | str) -> Monitor:
     """Hear of the end of a process, once, however it ends; a restart under supervision is no end.
 
+    Of one that never was, or whose history is gone, it says at once that it failed, with `ProcessNotFound`.
+
     Args:
         process: its handle, or its pid; of this app.
     """

@@ -5,21 +5,26 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 from regrow import (
     Event,
     EventNotSeen,
     ExecutionFailed,
     ProcessHandle,
+    ProcessNotFound,
     agent_process,
     current_process,
     emit,
     expose,
+    link,
+    monitor,
     now,
     sleep,
     spawn,
     wait,
 )
 from regrow.testing import Runtime
+from regrow_protocol import ids
 
 
 @agent_process
@@ -296,3 +301,33 @@ async def uses_sets_of_handles() -> list[int]:
 async def test_handles_of_the_same_process_are_equal(rt: Runtime) -> None:
     """Handles compare and hash by pid."""
     assert await rt.run(uses_sets_of_handles) == [2, 1, 2]
+
+
+@agent_process
+async def asks_for(pid: str) -> list[Any]:
+    down = await monitor(pid)
+    reason: Any = None
+    try:
+        await ProcessHandle(pid).call("anything", wait=True)
+    except ProcessNotFound as error:
+        reason = error.code
+    return [down.status, down.failure.error if down.failure else "", down.failure and down.failure.retryable, reason]
+
+
+@agent_process
+async def linked_to(pid: str) -> None:
+    link(ProcessHandle(pid))
+    await wait()
+
+
+async def test_a_process_that_never_was(rt: Runtime) -> None:
+    """A monitor of it, a link to it, and whoever calls it hear so at once, as in Erlang (`noproc`)."""
+    nobody = ids.new_id(ids.PROCESS)
+    told = await rt.run(asks_for, nobody)
+    assert told == ["failed", "ProcessNotFound", False, "process-not-found"]
+    with pytest.raises(ExecutionFailed, match=f"{nobody} failed: There is no process {nobody}"):
+        await rt.run(linked_to, nobody)
+    with pytest.raises(ProcessNotFound):
+        await rt.client.call(rt.app, nobody, "anything", {})
+    await rt.kill_host()
+    assert await rt.run(asks_for, nobody) == told

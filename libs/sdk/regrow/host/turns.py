@@ -18,6 +18,7 @@ from regrow_protocol.bus import Received
 from regrow_protocol.errors import RegrowError, Unreachable
 
 from ..divergence import Diverged
+from . import absent
 from .cursor import MAX_REASON
 from .entering import muted, outside_tasks
 from .explaining import explain
@@ -131,6 +132,8 @@ class Turns:
         if self._force_replay:
             resident.past.append(Past(message, seq, time, [m.encode(o.message) for o in process.outputs]))
         try:
+            if process.start is None:
+                absent.answer(process, message, seq)
             if process.outputs:
                 self._partition.publishing.publish(resident, seq, process.take_outputs())
             if process.new_local or process.dropped_local or process.restart is not None:
@@ -176,6 +179,8 @@ class Turns:
             if (failure := self._repeat(resident, message, received)) is not None:
                 self._failed(resident, *failure)
                 return False
+            if resident.process.start is None:
+                absent.answer(resident.process, message, seq)
             self._partition.publishing.publish(resident, seq, resident.process.take_outputs())
         except Exception as failed:  # noqa: BLE001 - as in `apply`
             self._unsendable(resident, seq, failed)
