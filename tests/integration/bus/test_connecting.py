@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from regrow_protocol import streams, subjects
 from regrow_protocol.bus import Bus
 from regrow_protocol.errors import AccessDenied, PublishRejected, Unreachable
@@ -166,3 +167,19 @@ async def test_missing_permissions_fail_what_needs_them(tmp_path: Path, connect:
             await bus.get_batch(stream, subjects.inbox("a", 0, "p"), 1)
         assert time.monotonic() - start < 2
         assert bus.connected
+
+
+def test_what_is_sent_on_a_socket_that_has_just_gone(nats_url: str) -> None:
+    """Before the client knows that it is cut off nothing is raised (uvloop does); requests are made anew afterwards."""
+
+    async def cut_off() -> int:
+        async with await Bus.connect(nats_url, name="test") as bus:
+            bus.nc.abort()
+            sent = 0
+            while bus.nc.up:
+                sent += not bus.nc.send(b"PING\r\n")
+                await asyncio.sleep(0)
+            await bus.request("$JS.API.INFO")
+            return sent
+
+    assert uvloop.run(cut_off()) > 0

@@ -209,7 +209,10 @@ class Connection(Client):
         """Write protocol bytes at once; false (and nothing is kept) when not connected."""
         if self._status != Client.CONNECTED or self._transport is None:
             return False
-        self._transport.write(data)
+        try:
+            self._transport.write(data)
+        except RuntimeError:  # of uvloop: the socket is closed already, which nats-py will notice in a moment
+            return False
         return True
 
     def abort(self) -> None:
