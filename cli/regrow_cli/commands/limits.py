@@ -27,11 +27,16 @@ def set_(
     rate: Annotated[
         str, typer.Option("--rate", metavar="N/TIME", help="That may begin within a time, as 100/1m; empty: any.")
     ] = "",
+    per: Annotated[
+        str,
+        typer.Option("--per", metavar="type|tag.NAME", help="Each process type, or each value of a tag, by itself."),
+    ] = "",
 ) -> None:
     """Set a limit, or change it; that counts from now on, also for those who wait.
 
     \b
     regrow limits set llm --concurrency 8 --rate 100/1m
+    regrow limits set crawl --concurrency 2 --per tag.customer
     """
     from regrow_protocol import subjects
     from regrow_protocol.limits import Limit
@@ -48,7 +53,10 @@ def set_(
         count, period = int(found[1]), seconds(found[2])
     if not concurrency and not count:
         raise UsageError("Say what is allowed", hint=f"--concurrency 8, --rate 100/1m; or: regrow limits rm {name}")
-    asyncio.run(_set(settings.of(context), Limit(name=name, concurrency=concurrency, rate=count, period=period)))
+    if per not in ("", "type") and not per.removeprefix("tag.") < per:
+        raise UsageError(f"{per!r} is nothing to count by", hint="--per type, or --per tag.customer")
+    limit = Limit(name=name, concurrency=concurrency, rate=count, period=period, per=per)
+    asyncio.run(_set(settings.of(context), limit))
 
 
 async def _set(chosen: Settings, limit: object) -> None:
@@ -84,10 +92,11 @@ async def _ls(chosen: Settings, as_json: bool) -> None:
         print_json(found)
         return
     print_table(
-        ["NAME", "CONCURRENCY", "RATE", "HELD", "WAITING"],
+        ["NAME", "PER", "CONCURRENCY", "RATE", "HELD", "WAITING"],
         [
             [
                 row.name,
+                f"{row.per} {row.pool}".strip(),
                 str(row.concurrency or ""),
                 f"{row.rate} in {duration(row.period)}" if row.rate else "",
                 str(len(row.holders)),

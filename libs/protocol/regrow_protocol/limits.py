@@ -6,12 +6,13 @@ A process, or a step, that is under a limit asks for a permit with a `messages.C
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct
 
 from . import subjects
-from .messages import Command
+from .messages import Command, encode
 
 SERVICE = "admission"
 BUCKET = "regrow_limits"
@@ -33,11 +34,18 @@ class Acquire(Struct, frozen=True, omit_defaults=True):
         limit: its name; where no such limit is set the answer comes at once.
         priority: who has the higher one comes first; a minute of waiting counts as one.
         parent: who counts as asking: of equal ones, it is the turn of who has the fewest permits.
+        type, tags: of the process, for limits that count by them.
     """
 
     limit: str
     priority: int = 0
     parent: str = ""
+    type: str = ""
+    tags: dict[str, str] = {}
+
+    def compared(self) -> bytes:
+        """What a fold compares of it: whose permit it is to be, not what that is counted by."""
+        return encode(Acquire(self.limit, self.priority, self.parent))
 
 
 class Release(Struct, frozen=True):
@@ -53,12 +61,32 @@ class Limit(Struct, frozen=True, omit_defaults=True, kw_only=True):
     Attributes:
         concurrency: permits that may be held at once; 0: any number.
         rate: permits given within `period` seconds; 0: any number.
+        per: who shares that: all (empty), the processes of each `type`, or those of each value of a tag (`tag.NAME`).
+            A change counts from then on: permits that are held do not count in the new division.
     """
 
     name: str
     concurrency: int = 0
     rate: int = 0
     period: float = 60.0
+    per: str = ""
+
+    def pool_of(self, type_: str, tags: Mapping[str, str]) -> str:
+        """Which of those that it counts by themselves a process belongs to; empty where all share it."""
+        if self.per == "type":
+            return type_
+        return tags.get(self.per.removeprefix("tag."), "") if self.per else ""
+
+
+def permits_key(limit: str, pool: str) -> str:
+    """Key of the permits of a limit, or of one pool of it."""
+    return f"permits.{subjects.token(limit)}" + (f".{subjects.token(pool)}" if pool else "")
+
+
+def permits_of(key: str) -> tuple[str, str]:
+    """Limit and pool that a key of permits names."""
+    _, limit, *pool = key.split(".")
+    return subjects.untoken(limit), subjects.untoken(pool[0]) if pool else ""
 
 
 class Holder(Struct, frozen=True, omit_defaults=True):
@@ -77,7 +105,7 @@ class Holder(Struct, frozen=True, omit_defaults=True):
 
 
 class Permits(Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """`regrow_limits`, key `permits.<limit>`: who holds permits, changed by compare-and-set.
+    """`regrow_limits`, key `permits.<limit>` or `permits.<limit>.<pool>`: who holds permits, by compare-and-set.
 
     Attributes:
         holders: by the permit's id.
@@ -95,6 +123,7 @@ class Waiting(Struct, frozen=True, omit_defaults=True, kw_only=True):
 
     Attributes:
         command: that asked, to be answered.
+        type, tags: of the process.
         since: seconds since 1970.
     """
 
@@ -102,6 +131,8 @@ class Waiting(Struct, frozen=True, omit_defaults=True, kw_only=True):
     limit: str
     priority: int = 0
     parent: str = ""
+    type: str = ""
+    tags: dict[str, str] = {}
     since: float = 0.0
 
 

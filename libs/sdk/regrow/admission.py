@@ -57,10 +57,14 @@ class Admission:
         assert process.start is not None
         name = self._left.pop(0)
         parent = process.start.parent.pid if process.start.parent is not None else process.pid
-        acquire = wire.Acquire(name, process.type.options.priority, parent)
+        acquire = wire.Acquire(name, process.type.options.priority, parent, process.start.type, process.tags)
         subject = wire.admission_subject(process.env.app)
         op = process.relations.command(
-            "admission.acquire", subject, Raw(m.encode(acquire)), lambda op: _Permit(self, op)
+            "admission.acquire",
+            subject,
+            Raw(m.encode(acquire)),
+            lambda op: _Permit(self, op),
+            compared=acquire.compared(),
         )
         self._asked.append((name, f"{process.pid}.{process.incarnation}.{op.n}"))
 

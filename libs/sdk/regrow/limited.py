@@ -31,7 +31,8 @@ async def limited(name: str, *, priority: int = 0) -> AsyncGenerator[None]:
     here = scope.current()
     subject = wire.admission_subject(here.app)
     parent = here.start.parent.pid if here.start.parent is not None else here.pid
-    asked = here.command("admission.acquire", subject, wire.Acquire(name, priority, parent), None, AdmissionFailed)
+    acquire = wire.Acquire(name, priority, parent, here.start.type, here.tags)
+    asked = here.command("admission.acquire", subject, acquire, None, AdmissionFailed, compared=acquire.compared())
     try:
         await asyncio.shield(asked.future)
         yield

@@ -4,7 +4,8 @@ Whoever asks is written down (`wait.…`) before its command is taken off the qu
 compare-and-set of the limit's `permits.…`, then answered, then its `wait.…` is removed; who dies in between is made up
 for by any supervisor that looks at it next, for answers have derived ids. So two supervisors give no permit too many,
 and none is lost. Next is who has the highest priority, a minute of waiting counted as one; of those, who belongs to the
-parent with the fewest permits; of those, who has waited longest.
+parent with the fewest permits; of those, who has waited longest. A limit `per` type or tag is counted in each of these
+pools by itself.
 
 A permit is given back by its process, with its process's end or next incarnation, and when no host of its app has lived
 for the grace: then nobody uses it.
@@ -22,7 +23,7 @@ from regrow_protocol import limits, streams, subjects
 from regrow_protocol import messages as m
 from regrow_protocol.bus import Bus, Entry, Received
 from regrow_protocol.errors import RegrowError, WrongRevision
-from regrow_protocol.limits import Acquire, Holder, Limit, Permits, Release, Waiting
+from regrow_protocol.limits import Acquire, Holder, Limit, Permits, Release, Waiting, permits_key, permits_of
 from regrow_protocol.messages import Command, EventRecord
 from regrow_service.answers import Answer, Answers, checked
 from regrow_service.consumer import Consumer, Rejected
@@ -51,7 +52,7 @@ class Admission:
         self._answers = Answers(bus)
         self._limits: dict[str, Limit] = {}
         self._waiting: dict[str, dict[str, Waiting]] = defaultdict(dict)
-        self._permits: dict[str, Permits] = {}
+        self._permits: dict[tuple[str, str], Permits] = {}
         self._deserted: dict[str, float] = {}
         self._stirred: set[str] = set()
         self._stir = asyncio.Event()
@@ -98,7 +99,7 @@ class Admission:
         if command.name == "release":
             release = m.decode(command.args, Release)
             await self._kv.put(_wait_key(release.limit, release.permit), WITHDRAWN, ttl=60.0)
-            await self._release(release.limit, {release.permit})
+            await self._release(release.limit, release.permit)
             return
         if command.name != "acquire" or command.by is None:
             raise Rejected(f"{command.name!r} is nothing that is done about permits")
@@ -107,8 +108,9 @@ class Admission:
             await self._answers.send(command, ANSWERED)
             return
         waiting = Waiting(
-            command=command, limit=acquire.limit, priority=acquire.priority, parent=acquire.parent, since=time.time()
-        )
+            command=command, limit=acquire.limit, priority=acquire.priority, parent=acquire.parent,
+            type=acquire.type, tags=acquire.tags, since=time.time(),
+        )  # fmt: skip
         try:
             await self._kv.create(_wait_key(acquire.limit, command.id), m.encode(waiting))
         except WrongRevision:
@@ -118,14 +120,14 @@ class Admission:
         del message
         if not event.final and event.meta is None:
             return
-        for name, permits in list(self._permits.items()):
+        for (name, pool), permits in list(self._permits.items()):
             gone = {
                 id_
                 for id_, holder in permits.holders.items()
                 if holder.pid == event.pid and (event.final or holder.incarnation < event.incarnation)
             }
             if gone:
-                await self._release(name, gone)
+                await self._remove(name, pool, gone)
 
     async def _take_back(self) -> None:
         """Permits of apps without hosts."""
@@ -135,19 +137,29 @@ class Admission:
         holding = {holder.app for permits in self._permits.values() for holder in permits.holders.values()}
         self._deserted = {app: self._deserted.get(app, now) for app in holding - alive}
         late = {app for app, since in self._deserted.items() if now - since >= self._grace}
-        for name, permits in list(self._permits.items()):
+        for (name, pool), permits in list(self._permits.items()):
             gone = {id_ for id_, holder in permits.holders.items() if holder.app in late}
             if gone:
                 self._log.info("permits taken back: their apps have no host", limit=name, permits=len(gone))
-                await self._release(name, gone)
+                await self._remove(name, pool, gone)
 
     # giving -----------------------------------------------------------------------------------------------------------
 
     async def _give(self, name: str) -> None:
         """All permits of a limit that there are."""
-        while waiting := self._waiting.get(name):
-            permits, revision = await self._read(name)
-            if not waiting:  # the last one gave up meanwhile
+        for pool in {self._pool(name, each) for each in self._waiting[name].values()}:
+            await self._give_in(name, pool)
+
+    def _pool(self, name: str, waiting: Waiting) -> str:
+        limit = self._limits.get(name)
+        return limit.pool_of(waiting.type, waiting.tags) if limit is not None else ""
+
+    async def _give_in(self, name: str, pool: str) -> None:
+        """All permits of a pool that there are."""
+        while True:
+            permits, revision = await self._read(name, pool)
+            waiting = {id_: each for id_, each in self._waiting[name].items() if self._pool(name, each) == pool}
+            if not waiting:
                 return
             now = time.time()
             # who was given a permit by somebody that died before saying so, or everybody where the limit is gone
@@ -169,11 +181,11 @@ class Admission:
             new = Permits(
                 holders={**permits.holders, chosen.command.id: holder}, given=[*given, now] if limit.rate else []
             )
-            if not await self._write(name, new, revision):
+            if not await self._write(name, pool, new, revision):
                 continue
             if await self._withdrawn(name, chosen):  # its release saw no permit yet
                 self._waiting[name].pop(chosen.command.id, None)
-                await self._release(name, {chosen.command.id})
+                await self._remove(name, pool, {chosen.command.id})
                 continue
             self._given.labels(name).inc()
             await self._tell(name, chosen)
@@ -190,19 +202,32 @@ class Admission:
         await self._kv.purge(_wait_key(name, waiting.command.id), marker_ttl=60.0)
         self._waiting[name].pop(waiting.command.id, None)
 
-    async def _release(self, name: str, ids: set[str]) -> None:
+    async def _release(self, name: str, permit: str) -> None:
+        """Take back a permit, whichever pool it is of."""
+        pools = {
+            pool for (limit, pool), permits in self._permits.items() if limit == name and permit in permits.holders
+        }
+        if not pools and (limit := self._limits.get(name)) is not None and limit.per:  # the news of it is on its way
+            keys = [entry.key async for entry in self._kv.items(f"{permits_key(name, '')}.*")]
+            pools = {permits_of(key)[1] for key in keys}
+        for pool in pools or {""}:
+            await self._remove(name, pool, {permit})
+
+    async def _remove(self, name: str, pool: str, ids: set[str]) -> None:
         while True:
-            permits, revision = await self._read(name)
+            permits, revision = await self._read(name, pool)
             kept = {id_: holder for id_, holder in permits.holders.items() if id_ not in ids}
-            if len(kept) == len(permits.holders) or await self._write(name, replace(permits, holders=kept), revision):
+            if len(kept) == len(permits.holders):
+                return
+            if await self._write(name, pool, replace(permits, holders=kept), revision):
                 return
 
-    async def _read(self, name: str) -> tuple[Permits, int]:
-        found = await self._kv.get(f"permits.{subjects.token(name)}")
+    async def _read(self, name: str, pool: str) -> tuple[Permits, int]:
+        found = await self._kv.get(permits_key(name, pool))
         return (m.decode(found[0], Permits), found[1]) if found is not None else (Permits(), 0)
 
-    async def _write(self, name: str, permits: Permits, revision: int) -> bool:
-        key, body = f"permits.{subjects.token(name)}", m.encode(permits)
+    async def _write(self, name: str, pool: str, permits: Permits, revision: int) -> bool:
+        key, body = permits_key(name, pool), m.encode(permits)
         try:
             await (self._kv.update(key, body, revision) if revision else self._kv.create(key, body))
         except WrongRevision:
@@ -222,7 +247,7 @@ class Admission:
                 if there:
                     self._limits[name] = m.decode(entry.value, Limit)
             elif kind == "permits":
-                self._permits[name] = m.decode(entry.value, Permits) if there else Permits()
+                self._permits[permits_of(entry.key)] = m.decode(entry.value, Permits) if there else Permits()
             elif kind == "wait":
                 self._waiting[name].pop(id_, None)
                 if there and entry.value != WITHDRAWN:

@@ -58,10 +58,12 @@ class Asking:
     async def set(self, name: str, **more: Any) -> None:
         await self.fleet.bus.kv(limits.BUCKET).put(f"limit.{name}", m.encode(Limit(name=name, **more)))
 
-    async def acquire(self, name: str, *, pid: str = "", priority: int = 0, parent: str = "", n: int = 1) -> str:
+    async def acquire(
+        self, name: str, *, pid: str = "", priority: int = 0, parent: str = "", n: int = 1, **who: Any
+    ) -> str:
         pid, app = pid or new_id(PROCESS), self.fleet.app
         self._asked[pid, n] = id_ = f"{pid}.0.{n}"
-        await self.send("acquire", id_, pid, n, Acquire(name, priority, parent or pid),
+        await self.send("acquire", id_, pid, n, Acquire(name, priority, parent or pid, **who),
                         subjects.inbox(app, partition_of(pid, 16), pid))  # fmt: skip
         return id_
 
@@ -144,6 +146,24 @@ async def test_a_limit_is_changed_live(asking: Asking, until: Until) -> None:
     assert len(asking.given) == 4
     await asking.fleet.bus.kv(limits.BUCKET).purge("limit.llm")
     await until(lambda: len(asking.given) == 6)
+
+
+async def test_a_limit_per_type_or_tag(asking: Asking, until: Until) -> None:
+    """Each is counted by itself, also when that is changed live; permits come back to where they were taken."""
+    await asking.set("llm", concurrency=1, per="tag.customer")
+    acme = [await asking.acquire("llm", type="worker", tags={"customer": "acme"}) for _ in range(2)]
+    other = await asking.acquire("llm", type="worker", tags={"customer": "other"})
+    nobodys = await asking.acquire("llm", type="worker")
+    await until(lambda: len(asking.given) == 3)
+    assert set(asking.given) == {acme[0], other, nobodys}
+    await asking.release("llm", acme[0])
+    await until(lambda: asking.given[3:] == [acme[1]])
+    await asking.set("llm", concurrency=1, per="type")
+    crawler, worker = [await asking.acquire("llm", type=type_) for type_ in ("crawler", "worker")]
+    await until(lambda: {crawler, worker} <= set(asking.given))
+    for permit in (acme[1], other, nobodys, crawler, worker):
+        await asking.release("llm", permit)
+    await until(lambda: not any(permits.holders for permits in asking.permits.values()))
 
 
 async def test_a_rate_is_kept(asking: Asking, until: Until) -> None:

@@ -40,7 +40,7 @@ class Permits:
         self.world.settle(timers=False)
 
 
-@agent_process(limits=["llm", "disk"], priority=3, timeout=10, deadline=60)
+@agent_process(limits=["llm", "disk"], priority=3, timeout=10, deadline=60, tags={"of": "acme"})
 async def busy(end: str = "done") -> str:
     emit("begun")
     if end == "hang":
@@ -55,10 +55,10 @@ def test_a_body_begins_when_it_has_all_its_permits(world: World, end: str) -> No
     """Asked for in the order of their names, given back at the end, however that comes."""
     pid, permits = world.start(busy, end), Permits(world)
     world.settle(timers=False)
-    assert permits.asked() == [("acquire", wire.Acquire("disk", 3, pid))]
+    assert permits.asked() == [("acquire", wire.Acquire("disk", 3, pid, "busy", {"of": "acme"}))]
     disk = permits.last[0].id
     permits.give()
-    assert permits.asked() == [("acquire", wire.Acquire("llm", 3, pid))]
+    assert permits.asked() == [("acquire", wire.Acquire("llm", 3, pid, "busy", {"of": "acme"}))]
     llm = permits.last[0].id
     assert world.types(pid) == ["started"]
     permits.give()
@@ -116,7 +116,7 @@ def test_a_step_under_a_limit(world: World) -> None:
     """Its permit is asked for, the step runs, the permit is given back."""
     pid, permits = world.start(limits_a_step), Permits(world)
     world.settle(timers=False)
-    assert permits.asked() == [("acquire", wire.Acquire("db", 2, pid))]
+    assert permits.asked() == [("acquire", wire.Acquire("db", 2, pid, "limits_a_step"))]
     permits.give()
     assert [name for name, _ in permits.asked()] == ["release", "acquire"]
     assert world.steps_run == 0

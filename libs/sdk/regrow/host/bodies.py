@@ -111,6 +111,11 @@ class BodyScope:
         """Real time: a `restart` body is not replayed."""
         return time.time()
 
+    @property
+    def tags(self) -> dict[str, str]:
+        """As its process has them now."""
+        return self._process.tags
+
     async def _run(self) -> None:
         self._begun = True
         outcome = restart.Outcome()
