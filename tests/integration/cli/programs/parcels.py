@@ -14,3 +14,10 @@ async def parcel(to: str, good: bool = True) -> str:
     if not good:
         fail("lost on the way")
     return to
+
+
+@agent_process(limits=["loading"])
+async def loaded() -> None:
+    """Occupies a dock until it is sent off."""
+    emit("loading")
+    await receive("go")
