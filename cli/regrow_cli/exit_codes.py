@@ -57,6 +57,7 @@ BY_ERROR: Final[dict[str, int]] = {
     "agent-ended": 5,
     "grant-not-found": 5,
     "schedule-not-found": 5,
+    "limit-not-found": 5,
     "machine-not-found": 5,
     "ambiguous-machine": 5,
     "machine-lost": 5,

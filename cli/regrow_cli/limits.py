@@ -8,8 +8,15 @@ import msgspec
 from msgspec import Struct
 from regrow_protocol import messages as m
 from regrow_protocol.bus import Bus
+from regrow_protocol.errors import RegrowError
 from regrow_protocol.limits import BUCKET, Holder, Limit, Permits, Waiting, permits_of
 from regrow_protocol.subjects import untoken
+
+
+class LimitNotFound(RegrowError, LookupError):
+    """There is no limit of that name."""
+
+    code = "limit-not-found"
 
 
 class LimitRow(Struct, kw_only=True):

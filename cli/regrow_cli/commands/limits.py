@@ -118,11 +118,11 @@ async def _rm(chosen: Settings, name: str) -> None:
     from regrow_protocol.subjects import token
 
     from ..access import connected
-    from ..errors import UsageError
+    from ..limits import LimitNotFound
 
     async with connected(chosen) as bus:
         kv, key = bus.kv("regrow_limits"), f"limit.{token(name)}"
         if await kv.get(key) is None:
-            raise UsageError(f"There is no limit {name}", hint="`regrow limits ls` lists them")
+            raise LimitNotFound(f"There is no limit {name}", hint="`regrow limits ls` lists them")
         await kv.purge(key, marker_ttl=60.0)
     print(f"{name} removed")

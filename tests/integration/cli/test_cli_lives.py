@@ -59,7 +59,7 @@ def test_a_schedule(stack: Stack, app: str) -> None:
     assert (len(row["next"]), row["zone"]) == (3, "Europe/Berlin")
     assert stack.regrow("schedule", "rm", app).code == 0
     assert stack.regrow("schedule", "ls", "--json", "--app", app).json == []
-    assert stack.regrow("schedule", "rm", app).code == 2
+    assert stack.regrow("schedule", "rm", app).code == 5
 
 
 def test_limits(stack: Stack, app: str) -> None:
@@ -75,7 +75,7 @@ def test_limits(stack: Stack, app: str) -> None:
     assert "tag.dock east" in stack.regrow("limits", "ls").out
     assert stack.regrow("limits", "rm", "loading").code == 0
     until(lambda: all("loading" in stack.events(app, pid) for pid in pids), "that nobody waits any more")
-    assert stack.regrow("limits", "rm", "loading").code == 2
+    assert stack.regrow("limits", "rm", "loading").code == 5
     for arguments in (["--rate", "lots"], [], ["--concurrency", "1", "--per", "colour"]):
         assert stack.regrow("limits", "set", "loading", *arguments).code == 2
 
