@@ -31,6 +31,10 @@ TARGETS: dict[str, dict[str, float]] = {
     "take-over, empty store, NATS killed too": {"safe": 2.0, "fast": 2.0},
     "take-over, 500,000 messages, announced": {"safe": 2.0, "fast": 2.0},
     "take-over, 500,000 messages, NATS killed too": {"safe": 2.0, "fast": 2.0},
+    **{
+        f"rebalance, {way}": {"safe": 5.0, "fast": 5.0}
+        for way in ("host added", "SIGTERM", "kill -9, announced", "kill -9, by TTL")
+    },
     "memory of 10,000 parked": {"safe": 100, "fast": 100},
     **{
         f"{backend}: exec from a {caller}, added": {"safe": 5.0, "fast": 5.0}

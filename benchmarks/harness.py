@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -40,12 +41,14 @@ PARK_AFTER = 1.0
 """Seconds of rest after which the hosts of the benchmarks drop a process from memory."""
 
 
-async def until(condition: Callable[[], Awaitable[bool]], what: str, timeout: float = DEADLINE) -> None:
-    """Wait for a condition."""
+async def until(
+    condition: Callable[[], Awaitable[bool]], what: str, timeout: float = DEADLINE, *, every: float = 0.02
+) -> None:
+    """Wait for a condition, looked at `every` so many seconds."""
     try:
         async with asyncio.timeout(timeout):
             while not await condition():
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(every)
     except TimeoutError:
         raise TimeoutError(f"After {timeout:g} s still not so: {what}") from None
 
@@ -115,7 +118,13 @@ class Stack:
     # Hosts ------------------------------------------------------------------------------------------------------------
 
     async def add_host(self, *, announced: bool = True, restart: bool = False) -> HostProcess:
-        """Start a host and wait until the partitions are shared out.
+        """Start a host and wait until the partitions are shared out; arguments as of `start_host`."""
+        host = await self.start_host(announced=announced, restart=restart)
+        await self.settled([h for h in self.hosts if psutil.pid_exists(h.os_pid)])
+        return host
+
+    async def start_host(self, *, announced: bool = True, restart: bool = False) -> HostProcess:
+        """Start a host; returns when it is registered.
 
         Args:
             announced: its launcher says so when it dies; else only its key's TTL does.
@@ -126,23 +135,32 @@ class Stack:
         host = HostProcess(PROGRAM, self.server.url, app=APP, bus=bus, restart=restart, env=environment)
         self.build = (await host.start()).build
         self.hosts.append(host)
-        alive = [h.ready.host for h in self.hosts if h.ready is not None and psutil.pid_exists(h.os_pid)]
-
-        async def shared() -> bool:
-            owners = await self.owners()
-            each = {name: list(owners.values()).count(name) for name in alive}
-            return len(owners) == 16 and sum(each.values()) == 16 and max(each.values()) - min(each.values()) <= 1
-
-        await until(shared, "the partitions belong to the hosts in equal shares")
         return host
+
+    async def settled(self, hosts: list[HostProcess]) -> None:
+        """Wait until these hosts, and no others, own the partitions in equal shares and have taken them up."""
+        names = {host.ready.host for host in hosts if host.ready is not None}
+
+        async def so() -> bool:
+            owners = await self._records("regrow_partitions", "own.", m.Ownership)
+            each = Counter(owner.host for owner in owners.values())
+            if len(owners) < 16 or not each.keys() <= names or max(each.values()) - min(each[n] for n in names) > 1:
+                return False
+            cursors = await self._records("regrow_cursors", "", m.Cursor)
+            return all(part in cursors and cursors[part].epoch == owner.epoch for part, owner in owners.items())
+
+        await until(so, "the partitions belong to the hosts in equal shares", every=0.005)
 
     async def owners(self) -> dict[int, str]:
         """The host of each partition."""
-        pattern = f"own.{subjects.token(APP)}.{self.build}.*"
-        found: dict[int, str] = {}
-        async for entry in self.bus.kv("regrow_partitions").items(pattern):
-            found[int(entry.key.rsplit(".", 1)[1])] = m.decode(entry.value, m.Ownership).host
-        return found
+        owners = await self._records("regrow_partitions", "own.", m.Ownership)
+        return {part: owner.host for part, owner in owners.items()}
+
+    async def _records(self, bucket: str, prefix: str, type_: type[T]) -> dict[int, T]:
+        """By partition, of the hosts' build."""
+        pattern = f"{prefix}{subjects.token(APP)}.{self.build}.*"
+        entries = self.bus.kv(bucket).items(pattern)
+        return {int(entry.key.rsplit(".", 1)[1]): m.decode(entry.value, type_) async for entry in entries}
 
     async def listed(self, timeout: float = DEADLINE) -> None:
         """Wait until the supervisor has made its list of processes from all events."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from regrow import Machine, agent, agent_process, expose, sleep, step, wait
+from regrow import Backoff, Machine, agent, agent_process, expose, fail, sleep, spawn, step, wait
 
 MONTH = 30 * 24 * 3600.0
 
@@ -123,3 +123,38 @@ async def starts(box: Machine, command: str, n: int) -> list[float]:
         taken.append((time.perf_counter() - began) * 1000)
         await worker.stop()
     return taken
+
+
+@agent_process
+async def fragile() -> None:
+    """Answers `ping`, and fails when it is told to."""
+
+    @expose
+    async def ping(v: int) -> int:
+        return v + 1
+
+    @expose
+    async def crash() -> None:
+        fail("as asked")
+
+    await wait()
+
+
+@agent_process
+async def keeper(n: int) -> tuple[list[float], list[float]]:
+    """Milliseconds until a new child answers, and until one that failed answers again; `n` times each, in turns."""
+    kept = spawn(fragile, restart="permanent", backoff=Backoff(initial=0.0, max=0.0))
+    await kept.call("ping", v=0, wait=True)
+    spawned: list[float] = []
+    restarted: list[float] = []
+    for v in range(n):
+        began = time.perf_counter()  # a clock that a replay would not give again
+        fresh = spawn(fragile)
+        await fresh.call("ping", v=v, wait=True)
+        spawned.append((time.perf_counter() - began) * 1000)
+        fresh.cancel()
+        began = time.perf_counter()
+        await kept.call("crash")
+        await kept.call("ping", v=v, wait=True)
+        restarted.append((time.perf_counter() - began) * 1000)
+    return spawned, restarted

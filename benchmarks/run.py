@@ -27,6 +27,7 @@ import machines
 import memory
 import raw
 import replay
+import scaling
 import takeover
 import uvloop
 import work
@@ -35,7 +36,7 @@ from harness import running, temporary_folder
 from meter import Patience
 from regrow_protocol.server import Durability, find_binary
 
-NAMES = ("calls", "steps", "children", "replay", "memory", "machines", "agents", "takeover")
+NAMES = ("calls", "steps", "children", "replay", "memory", "machines", "agents", "scaling", "takeover")
 RESULTS = Path(__file__).with_name("results")
 
 
@@ -108,6 +109,8 @@ async def _measure(durability: Durability, chosen: set[str], store: Path | None,
         _say(f"{durability}: agents")
         async with running(durability, patience=patience) as stack:
             found += await agents.run(stack, rounds, quick)
+    if "scaling" in chosen:
+        found += await scaling.run(durability, rounds, quick, patience, lambda what: _say(f"{durability}: {what}"))
     if "takeover" in chosen:
         ways = takeover.WAYS[:2] if quick else takeover.WAYS
         for place in (None, store):

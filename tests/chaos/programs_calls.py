@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 from regrow import ProcessHandle, agent_process, done, expose, sleep, step, wait
 
 
-async def stamp(what: str, seconds: float) -> str:
-    await asyncio.sleep(seconds)
+async def stamp(what: str) -> str:
     return what
+
+
+async def opened(gate: str) -> str:
+    """A step that lasts until a file exists; a line in another one tells that it ran."""
+    with Path(f"{gate}.runs").open("a") as file:
+        file.write("run\n")
+    while not Path(gate).exists():
+        await asyncio.sleep(0.02)
+    return gate
 
 
 @agent_process
@@ -23,9 +32,13 @@ async def till() -> list[str]:
         return what
 
     @expose
-    async def stamped(what: str, seconds: float = 0.0) -> str:
-        taken.append(await step(stamp, what, seconds))
+    async def stamped(what: str) -> str:
+        taken.append(await step(stamp, what))
         return what
+
+    @expose
+    async def wait_for(gate: str) -> str:
+        return await step(opened, gate)
 
     @expose
     async def close() -> None:

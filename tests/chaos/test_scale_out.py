@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import random
+import signal
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -14,6 +17,8 @@ import pytest
 from chaoskit import LONG, PARTITIONS, Stack, until
 from regrow.client import RemoteProcess
 from regrow.launcher import HostProcess
+from regrow_protocol import messages as m
+from regrow_protocol.ids import PROCESS, new_id, partition_of
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(600 if LONG else 120)]
 
@@ -140,3 +145,116 @@ async def test_three_hosts_are_replaced_one_after_the_other(stack: Stack) -> Non
             await stack.kill(hosts.pop(0))
             await shared(stack, *hosts)
             await calls.more()
+
+
+async def test_a_long_step_holds_up_nothing_but_its_partition(stack: Stack, tmp_path: Path) -> None:
+    """SIGTERM, twice, in a step: all other partitions are handed over meanwhile; the step ends where it was begun."""
+    stack.env["REGROW_DRAIN"] = "60"
+    gate = tmp_path / "gate"
+    await stack.supervise()
+    leaving, staying = await stack.host(PROGRAM), await stack.host(PROGRAM)
+    await shared(stack, leaving, staying)
+    assert leaving.ready is not None
+    theirs = [part for part, owner in (await stack.owners()).items() if owner.host == leaving.ready.host]
+    tills = await in_partitions(stack, theirs)
+    slow = asyncio.create_task(tills.pop().call("wait_for", gate=str(gate), wait=True))
+
+    async def begun() -> bool:
+        return (tmp_path / "gate.runs").exists()
+
+    await until(begun, "the step")
+    os.kill(leaving.os_pid, signal.SIGTERM)
+    os.kill(leaving.os_pid, signal.SIGTERM)
+    await shared(stack, staying)
+    answers = await asyncio.gather(*(till.call("stamped", what=till.pid, wait=True) for till in tills))
+    assert answers == [till.pid for till in tills]
+    hosts = [m.decode(entry.value, m.HostRecord) async for entry in stack.bus.kv("regrow_hosts").items()]
+    assert {host.host for host in hosts if host.draining} == {leaving.ready.host}
+    assert not slow.done()
+    gate.touch()
+    assert await slow == str(gate)
+    await leaving.stop()
+    assert leaving.deaths <= 1
+    assert (tmp_path / "gate.runs").read_text() == "run\n"
+
+
+async def in_partitions(stack: Stack, parts: list[int]) -> list[RemoteProcess]:
+    """A till in each."""
+    found: dict[int, str] = {}
+    while len(found) < len(parts):
+        pid = new_id(PROCESS)
+        if (part := partition_of(pid, PARTITIONS)) in parts:
+            found[part] = pid
+    start = stack.client.start
+    return [await start(stack.app, stack.build, "till", pid=pid) for pid in found.values()]
+
+
+async def test_whatever_happens(stack: Stack) -> None:
+    """Hosts are added, told to end, killed then or without that; the supervisor and the server are killed, all at once
+    and in any order: no call is lost, none is carried out twice, no caller sees an error."""
+    upheaval = Upheaval(stack)
+    await upheaval.open()
+    async with traffic(stack) as calls:
+        for _ in range(60 if LONG else 3):
+            await upheaval.round()
+            await calls.more()
+
+
+class Upheaval:
+    """What may happen to hosts, supervisor and server."""
+
+    def __init__(self, stack: Stack) -> None:
+        self.seed = int(time.time())
+        self._dice = random.Random(self.seed)
+        self._stack = stack
+        self._hosts: list[HostProcess] = []
+
+    async def open(self) -> None:
+        self._supervisor = await self._stack.supervise()
+        for _ in range(3):
+            await self._add()
+        await shared(self._stack, *self._hosts)
+
+    async def round(self) -> None:
+        """Some things, each at some moment within a second; then wait until all is in order."""
+        ways = self._dice.sample(
+            [self._add, self._end, self._end_and_kill, self._kill, self._supervise, self._outage], 3
+        )
+        await asyncio.gather(*(self._at_some_moment(way) for way in ways))
+        try:
+            await shared(self._stack, *self._hosts)
+        except AssertionError as error:
+            raise AssertionError(f"seed {self.seed}, after {[way.__name__ for way in ways]}: {error}") from error
+
+    async def _at_some_moment(self, way: Callable[[], Awaitable[None]]) -> None:
+        await asyncio.sleep(self._dice.random() * 0.8)
+        await way()
+
+    async def _add(self) -> None:
+        if len(self._hosts) < 5:
+            self._hosts.append(await self._stack.host(PROGRAM, announced=self._dice.random() < 0.5))
+
+    async def _end(self) -> None:
+        if len(self._hosts) > 1:
+            await self._one().stop()
+
+    async def _end_and_kill(self) -> None:
+        if len(self._hosts) > 1:
+            host = self._one()
+            os.kill(host.os_pid, signal.SIGTERM)
+            await asyncio.sleep(self._dice.random() * 0.03)  # somewhere in its hand-over
+            await self._stack.kill(host)
+
+    async def _kill(self) -> None:
+        if len(self._hosts) > 1:
+            await self._stack.kill(self._one())
+
+    async def _supervise(self) -> None:
+        await self._stack.end(self._supervisor)
+        self._supervisor = await self._stack.supervise()
+
+    async def _outage(self) -> None:
+        await self._stack.outage(self._dice.random() * 0.5)
+
+    def _one(self) -> HostProcess:
+        return self._hosts.pop(self._dice.randrange(len(self._hosts)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 import pytest
 import pytest_asyncio
@@ -23,12 +24,25 @@ Until = Callable[..., Awaitable[None]]
 @pytest_asyncio.fixture
 async def second(rt: Runtime) -> AsyncIterator[Host]:
     """Another host of the same build, which owns nothing yet."""
+    async with another(rt) as host:
+        yield host
+
+
+@asynccontextmanager
+async def another(rt: Runtime) -> AsyncIterator[Host]:
     program = LoadedProgram("", rt.app, rt.build, rt._types, "")  # pyright: ignore[reportArgumentType]
-    async with await Bus.connect(rt.url, name="second") as bus:
+    async with await Bus.connect(rt.url, name="another") as bus:
         host = Host(bus, program, url=rt.url, options=rt.options, clock=rt.clock)
         await host.start()
         yield host
         await host.stop()
+
+
+async def own(rt: Runtime, host: Host, epoch: int) -> None:
+    """Say that a host owns everything, whether or not it takes it."""
+    for part in range(16):
+        key = f"own.{subjects.token(rt.app)}.{rt.build}.{part}"
+        await rt.bus.kv("regrow_partitions").put(key, m.encode(m.Ownership(host.id, epoch)))
 
 
 @pytest.fixture
@@ -84,6 +98,22 @@ async def test_a_step_in_hand_when_its_partition_moves(rt: Runtime, second: Host
     assert RUNS.count(name) == 1
     assert len(await results(rt, process.pid)) == 1
     await rt.assign(rt.host)
+
+
+async def test_an_owner_that_never_began(rt: Runtime, second: Host, until: Until, name: str) -> None:
+    """Who comes after it waits for the host that still finishes a step, not for that owner."""
+    process = await rt.start(holding, name)
+    await until(lambda: RUNS.count(name) == 1, "the step")
+    async with another(rt) as third:
+        second._ownership.take_no_more()  # as one that is about to end
+        await own(rt, second, 2)
+        await second.stop()
+        await own(rt, third, 3)
+        await until(lambda: len(third.partitions) == 15, "all but one")
+        HOLD[name].set()
+        assert await process.result(10) == name
+        assert RUNS.count(name) == 1
+        await rt.assign(rt.host)
 
 
 async def test_what_waits_to_be_sent_when_ownership_is_lost(rt: Runtime, second: Host, until: Until, name: str) -> None:
