@@ -14,6 +14,7 @@ from regrow import (
     emit,
     expose,
     fail,
+    limited,
     receive,
     sleep,
     spawn,
@@ -169,3 +170,14 @@ async def test_a_root_is_started_again(rt: Runtime) -> None:
     await process.cancel()
     with pytest.raises(ExecutionFailed):
         await process.result()
+
+
+@agent_process(limits=["llm"])
+async def limited_worker() -> str:
+    async with limited("disk"):
+        return "ran"
+
+
+async def test_limits_hold_up_no_test(rt: Runtime) -> None:
+    """Where no supervisor runs every permit is there at once."""
+    assert await rt.run(limited_worker) == "ran"

@@ -10,7 +10,8 @@ The server is started once per interpreter, on a store in a temporary folder, un
 Timers fire as soon as nothing else is left to do, in their order, so a month's sleep takes no time; what steps and
 services do takes the time it takes. `skip_time=False` waits for real. With `REGROW_TEST_REPLAY=1`, or
 `force_replay=True`, every process is folded anew from its inbox before each of its inputs, and the outputs are
-compared: what would not survive a crash fails there.
+compared: what would not survive a crash fails there. No supervisor runs: roots are started again by their policies all
+the same, and permits are there at once, whatever the limits are.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, ParamSpec, TypeVar
 
@@ -36,6 +37,7 @@ from ..definition import REGISTRY, ProcessType
 from ..host.host import Host, HostOptions
 from ..host.options import forced_replay
 from ..program import LoadedProgram
+from ._supervising import Supervising
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -98,15 +100,15 @@ class Runtime:
         self.client: Client
         self.host: Host
         self._skipper: asyncio.Task[None] | None = None
-        self._restarts: set[asyncio.Task[None]] = set()
-        self._comebacks: dict[asyncio.Event, float] = {}
+        self._supervising: Supervising
         self._held = 0
 
     async def open(self) -> None:
         """Connect and start the first host."""
         self.bus = await Bus.connect(self.url, name="regrow-test")
         self.client = Client(self.bus, clock=self.clock)
-        self.bus.nc.raw_subscribe(subjects.events_of(self.app, type_="down"), self._root_down)
+        self._supervising = Supervising(self.app, self.client, self.clock)
+        self._supervising.open(self.bus)
         await self.start_host()
         if self.clock.skipping:
             self._skipper = asyncio.get_running_loop().create_task(self._skip())
@@ -116,8 +118,7 @@ class Runtime:
         if self._skipper is not None:
             self._skipper.cancel()
             await asyncio.wait([self._skipper])
-        for task in self._restarts:
-            task.cancel()
+        self._supervising.close()
         await self.host.stop()
         await self.host.bus.close()
         await self.client.close()
@@ -175,23 +176,6 @@ class Runtime:
         started = await self.start(process, *args, **kwargs)
         return await started.result()
 
-    def _root_down(self, _subject: bytes, _reply: bytes, _headers: bytes | None, data: bytes) -> None:
-        """What the supervisor does for roots: start again what has gone down."""
-        event = m.decode(data, m.EventRecord)
-        if event.meta is not None:
-            task = asyncio.get_running_loop().create_task(self._start_again(event))
-            self._restarts.add(task)
-            task.add_done_callback(self._restarts.discard)
-
-    async def _start_again(self, event: m.EventRecord) -> None:
-        due = asyncio.Event()
-        self._comebacks[due] = again_at = m.decode(event.data, m.RootDown).again_at
-        with suppress(TimeoutError):
-            await asyncio.wait_for(due.wait(), None if self.clock.skipping else max(0.0, again_at - self.clock.now()))
-        again = event.incarnation + 1
-        await self.client.send(self.app, event.pid, m.Again(incarnation=again), msg_id=f"{event.pid}.{again}.again")
-        del self._comebacks[due]
-
     # Time -------------------------------------------------------------------------------------------------------------
 
     async def _skip(self) -> None:
@@ -210,13 +194,11 @@ class Runtime:
                 continue
             self.clock.skipped += max(0.0, due - self.clock.now())
             host.fire_due()
-            for comeback, at in self._comebacks.items():
-                if at <= self.clock.now():
-                    comeback.set()
+            self._supervising.passed()
 
     def _next_due(self, host: Host) -> float | None:
         timer = host.next_due()
-        return min([*self._comebacks.values(), *([] if timer is None else [timer])], default=None)
+        return min([*self._supervising.due, *([] if timer is None else [timer])], default=None)
 
     async def _services_work(self) -> bool:
         """Whether a command of this app is not handled yet: what a service does takes real time."""
