@@ -50,7 +50,12 @@ kill "$engine"
 tries=0
 while grep -q '^State:.*[^Z] (' "/proc/$engine/status" && [ $tries -lt 600 ]; do sleep 0.05; tries=$((tries + 1)); done
 kill -9 "$engine"
-"$PYTHON" "$MODULE" "$BRIDGE"
+left=$BRIDGE
+for other in /sys/class/net/br-*; do # of networks that a killed test has made
+    other=${other##*/}
+    if grep -qa "${other#br-}" "$DIR/data/network/files/local-kv.db"; then left="$left $other"; fi
+done
+"$PYTHON" "$MODULE" $left
 while read -r _ place _; do
     case $place in "$DIR"/*) umount -l "$place" ;; esac
 done </proc/mounts
@@ -431,4 +436,5 @@ async def opened(
 
 if __name__ == "__main__":  # the keeper's last deed
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    remove_bridge(sys.argv[1])
+    for name in sys.argv[1:]:
+        remove_bridge(name)
