@@ -26,7 +26,9 @@ setup: $(DEV) ## Create .venv with Regrow and all that its development needs
 demo: $(RUNTIME) ## Watch a tree of processes survive kill -9 (ARGS="FOLDER" surveys another folder)
 	@$(BIN)/python examples/demo.py $(ARGS)
 
+# Tests start hundreds of programs: none of them compiles Regrow again, also where Python is told to write no bytecode.
 test: check ## Run the checks, then the suite (ARGS="-k name" selects)
+	@$(BIN)/python -m compileall -q libs cli services
 	@$(BIN)/python -m pytest -n logical --maxprocesses $(MAX_WORKERS) --dist loadgroup $(ARGS)
 
 test-replay: $(DEV) ## The suite once more, every process folded anew before each of its inputs
