@@ -4,6 +4,8 @@
 
 PYTHON ?= python3
 ARGS ?=
+# Of the demo's agents; only from the command line: others may use this name in the environment.
+MODEL =
 # Workers of the suite: one per core, but each runs a NATS server of its own that waits for the disk.
 MAX_WORKERS ?= 4
 
@@ -23,8 +25,8 @@ help: ## List the targets
 
 setup: $(DEV) ## Create .venv with Regrow and all that its development needs
 
-demo: $(RUNTIME) ## Watch a tree of processes survive kill -9 (ARGS="FOLDER" surveys another folder)
-	@$(BIN)/python examples/demo.py $(ARGS)
+demo: $(RUNTIME) ## Watch a tree of processes survive kill -9 (ARGS="FOLDER"; MODEL=scripted: with agents)
+	@$(if $(MODEL),REGROW_MODEL='$(MODEL)') $(BIN)/python examples/demo.py $(ARGS)
 
 # Tests start hundreds of programs: none of them compiles Regrow again, also where Python is told to write no bytecode.
 test: check ## Run the checks, then the suite (ARGS="-k name" selects)

@@ -1,27 +1,35 @@
 """`make demo`: a survey of real code, whose host is killed midway; another one finishes it.
 
-    python examples/demo.py [FOLDER]
+    [REGROW_MODEL=MODEL [REGROW_HARNESS=pi]] python examples/demo.py [FOLDER]
 
 It starts a NATS server and a supervisor of its own in a temporary folder, and a host for `survey.py`. When half of the
 packages are surveyed it kills the host with SIGKILL and starts another. What was recovered, lost or recorded twice is
 read from the streams afterwards; the table is compared with one computed without Regrow. The exit code is 0 only if
 something was recovered, nothing is missing and nothing is there twice.
+
+With `REGROW_MODEL` agents do the survey (`agent_survey.py`); `scripted` is a model that needs no key and no network.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import agent_survey
+import demo_agents
 import survey
 from demo_log import Verdict, judge, read_log
+from regrow import ProcessType
 from regrow.client import Client, RemoteProcess
 from regrow.errors import RegrowError
 from regrow.launcher import HostProcess
@@ -30,9 +38,35 @@ from regrow_protocol import streams
 from regrow_protocol.bus import Bus
 
 APP = "demo"
-WORKERS = 16
-TIME_LIMIT = 120.0
-PROGRAM = Path(__file__).with_name("survey.py")
+WORKERS, AGENTS = 16, 4
+TIME_LIMIT, MODEL_TIME_LIMIT = 120.0, 900.0
+
+
+@dataclass(frozen=True)
+class Show:
+    """What is shown.
+
+    Attributes:
+        root: the process that is started, of a program of the same name.
+        limit: seconds until it must have ended.
+    """
+
+    folder: str
+    root: ProcessType[..., Any]
+    arguments: tuple[Any, ...]
+    limit: float = TIME_LIMIT
+
+
+@contextmanager
+def chosen(folder: str) -> Iterator[Show]:
+    """The survey by plain workers, or by agents where a model is named."""
+    model = os.environ.get("REGROW_MODEL", "")
+    if not model:
+        yield Show(folder, survey.survey, (folder, WORKERS))
+        return
+    with demo_agents.choice(model, os.environ.get("REGROW_HARNESS") or "pi") as choice:
+        limit = TIME_LIMIT if model == demo_agents.SCRIPTED else MODEL_TIME_LIMIT
+        yield Show(folder, agent_survey.agent_survey, (folder, choice, AGENTS), limit)
 
 
 class Screen:
@@ -77,10 +111,13 @@ async def stack(screen: Screen) -> AsyncGenerator[str]:
 
 
 @asynccontextmanager
-async def host(url: str, bus: Bus, screen: Screen, name: str) -> AsyncGenerator[tuple[HostProcess, asyncio.Event]]:
+async def host(
+    show: Show, url: str, bus: Bus, screen: Screen, name: str
+) -> AsyncGenerator[tuple[HostProcess, asyncio.Event]]:
     """A host for the survey, and what is set when it has died."""
     dead = asyncio.Event()
-    started = HostProcess(str(PROGRAM), url, app=APP, bus=bus, restart=False, on_death=lambda _code: dead.set())
+    program = str(Path(__file__).with_name(f"{show.root.name}.py"))
+    started = HostProcess(program, url, app=APP, bus=bus, restart=False, on_death=lambda _code: dead.set())
     ready = await started.start()
     screen.say(f"{name} is running (pid {ready.os_pid}, {ready.host})")
     try:
@@ -98,6 +135,7 @@ class Progress:
     def __init__(self, screen: Screen) -> None:
         self.half = asyncio.Event()
         self.files = self.packages = self.of = 0
+        self.watch = demo_agents.Watch(screen.say)
         self._screen = screen
 
     @asynccontextmanager
@@ -120,29 +158,47 @@ class Progress:
                 self._screen.progress(self.packages, self.of, self.files)
                 if self.packages * 2 >= self.of:
                     self.half.set()
+            elif event.type == "agent_started":
+                self.watch.names[event.data["id"]] = event.data["name"]
+                self._screen.say(f"the agent {event.data['name']} has come")
+            elif event.type == "finding":
+                self._screen.say(event.data)
 
 
-async def run(folder: str, screen: Screen) -> tuple[list[survey.PackageReport], Verdict]:
+async def run(show: Show, screen: Screen) -> tuple[list[survey.PackageReport], Verdict]:
     """The survey with its accident: its result, and what the log says of it."""
     async with stack(screen) as url, await Bus.connect(url, name="regrow-demo") as bus:
         client = Client(bus)
-        progress = Progress(screen)
-        async with host(url, bus, screen, "host 1") as (first, dead):
-            root = await start(client, first, folder)
-            screen.say(f"the survey of {folder or 'the standard library'} has begun ({root.pid})")
-            async with progress.following(root) as following:
-                await first_of(progress.half, following)
-                first.kill()
-                await dead.wait()
-                killed_at = await last_sequences(bus)
-                screen.say(f"host 1 was killed with SIGKILL after {progress.packages} of {progress.of} packages")
-                async with host(url, bus, screen, "host 2"):
-                    result = await root.result()
-                    await following
-        screen.say(f"the survey has ended: {progress.packages} packages, {progress.files} files")
-        verdict = judge(await read_log(bus, APP), killed_at)
-        await client.close()
+        try:
+            result, killed_at = await surveyed(show, client, url, screen)
+            verdict = judge(await read_log(bus, APP), killed_at)
+        finally:
+            await demo_agents.end_machines(client, APP)
+            await client.close()
     return result, verdict
+
+
+async def surveyed(
+    show: Show, client: Client, url: str, screen: Screen
+) -> tuple[list[survey.PackageReport], tuple[int, int]]:
+    """The result of the survey, and where the log stood when its host had been killed."""
+    bus, progress = client.bus, Progress(screen)
+    async with host(show, url, bus, screen, "host 1") as (first, dead):
+        root = await start(client, first, show)
+        screen.say(f"the survey of {show.folder or 'the standard library'} has begun ({root.pid})")
+        async with progress.following(root) as following, progress.watch.following(bus, root):
+            await first_of(progress.half, following)
+            if not progress.half.is_set():
+                await root.result()  # it has failed, or there was nothing to survey
+            first.kill()
+            await dead.wait()
+            killed_at = await last_sequences(bus)
+            screen.say(f"host 1 was killed with SIGKILL after {progress.packages} of {progress.of} packages")
+            async with host(show, url, bus, screen, "host 2"):
+                result = await root.result()
+                await following
+    screen.say(f"the survey has ended: {progress.packages} packages, {progress.files} files")
+    return result, killed_at
 
 
 async def first_of(event: asyncio.Event, following: asyncio.Task[None]) -> None:
@@ -154,12 +210,12 @@ async def first_of(event: asyncio.Event, following: asyncio.Task[None]) -> None:
         following.result()
 
 
-async def start(client: Client, on: HostProcess, folder: str) -> RemoteProcess:
+async def start(client: Client, on: HostProcess, show: Show) -> RemoteProcess:
     """Start the root."""
     assert on.ready is not None
-    signature = survey.survey.signature
-    arguments = signature.encode((folder, WORKERS), {})
-    return await client.start(APP, on.ready.build, survey.survey.name, arguments, result_type=signature.result)
+    signature = show.root.signature
+    arguments = signature.encode(show.arguments, {})
+    return await client.start(APP, on.ready.build, show.root.name, arguments, result_type=signature.result)
 
 
 async def last_sequences(bus: Bus) -> tuple[int, int]:
@@ -192,10 +248,13 @@ def problems(reports: list[survey.PackageReport], expected: list[survey.PackageR
     return found
 
 
-async def within(seconds: float, folder: str, screen: Screen) -> tuple[list[survey.PackageReport], Verdict]:
-    """`run` with a limit."""
-    async with asyncio.timeout(seconds):
-        return await run(folder, screen)
+async def within(limit: float, show: Show, screen: Screen) -> tuple[list[survey.PackageReport], Verdict]:
+    """`run` with a limit. Raises TimeoutError."""
+    try:
+        async with asyncio.timeout(limit):
+            return await run(show, screen)
+    except TimeoutError:
+        raise TimeoutError(f"the survey has not ended within {limit:g} s") from None
 
 
 def main() -> int:
@@ -205,7 +264,8 @@ def main() -> int:
     screen = Screen()
     try:
         survey.find_packages(folder)  # a wrong folder shall fail before anything is started
-        reports, verdict = asyncio.run(within(TIME_LIMIT, folder, screen))
+        with chosen(folder) as show:
+            reports, verdict = asyncio.run(within(show.limit, show, screen))
         wrong = problems(reports, without_regrow(folder), verdict)
     except (OSError, RegrowError, TimeoutError) as error:
         print(f"error: {error or type(error).__name__}", file=sys.stderr)
@@ -215,6 +275,8 @@ def main() -> int:
     print(f"\n{survey.table(reports, top=15)}\n")
     print(f"the log was silent for {verdict.silence:.1f} s after the kill")
     print(f"processes: {verdict.processes}, steps run: {verdict.steps}, results recorded: {verdict.results}")
+    if verdict.calls:
+        print(f"agents: {verdict.agents}, tool calls: {verdict.calls}, answers: {verdict.answers}")
     for problem in wrong:
         print(problem)
     print(f"recovered: {verdict.recovered} processes, lost: {len(verdict.lost)}, recorded twice: {len(verdict.twice)}")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from regrow_protocol import messages as m
 from regrow_protocol import streams, subjects
+from regrow_protocol.agents import Entry, conversation
 from regrow_protocol.bus import Bus
 from survey import FILES_PER_STEP
 
@@ -21,10 +22,12 @@ class Log:
     Attributes:
         inputs: sequence, process, input.
         events: sequence, when it was stored (seconds since 1970), event.
+        entries: agent, entry of its conversation.
     """
 
     inputs: list[tuple[int, str, m.Input]]
     events: list[tuple[int, float, m.EventRecord]]
+    entries: list[tuple[str, Entry]] = field(default_factory=list[tuple[str, Entry]])
 
 
 @dataclass
@@ -36,6 +39,7 @@ class Verdict:
         recovered: that were alive when the host was killed and ended as `done` afterwards.
         steps: executions of steps, as their results tell.
         results: recorded outcomes of steps, calls and children.
+        agents, calls, answers: agents that have called tools, their calls, and the recorded answers to those.
         silence: seconds between the last event before the kill and the first one after it.
         lost, twice: what should stand in the log once and does not; empty after a good run.
     """
@@ -44,20 +48,26 @@ class Verdict:
     recovered: int = 0
     steps: int = 0
     results: int = 0
+    agents: int = 0
+    calls: int = 0
+    answers: int = 0
     silence: float = 0.0
     lost: list[str] = field(default_factory=list)
     twice: list[str] = field(default_factory=list)
 
 
 async def read_log(bus: Bus, app: str) -> Log:
-    """All inputs and events of an app."""
+    """All inputs and events of an app, and what its agents said and did."""
     stream = streams.inbox_stream(app)
     inputs = await bus.history(stream, f"regrow.inbox.{subjects.token(app)}.>", up_to=await bus.last_seq(stream))
     last = await bus.last_seq(streams.EVENTS)
     events = await bus.history(streams.EVENTS, subjects.events_of(app), up_to=last)
+    last = await bus.last_seq(streams.AGENTS)
+    entries = await bus.history(streams.AGENTS, conversation(app, "*"), up_to=last)
     return Log(
         [(message.seq, subjects.pid_of(message.subject), m.decode_input(message.data)) for message in inputs],
         [(message.seq, message.time, m.decode(message.data, m.EventRecord)) for message in events],
+        [(message.subject.split(".")[3], m.decode(message.data, Entry)) for message in entries],
     )
 
 
@@ -75,9 +85,13 @@ def judge(log: Log, killed_at: tuple[int, int]) -> Verdict:
         verdict.results += isinstance(message, (m.Result, m.Child))
         if isinstance(message, m.Result) and message.op.kind == "step":
             verdict.steps += message.attempts
+    calls = _calls(log, "call")
+    verdict.agents, verdict.calls = len({agent for agent, _ in calls}), len(calls)
+    verdict.answers = _calls(log, "result").total()
     if before and after:
         verdict.silence = min(after) - max(before)
-    verdict.lost += _without_end(starts, finals) + _without_answer(log) + _without_result(log) + _missing_events(log)
+    verdict.lost += _without_end(starts, finals) + _without_answer(log) + _without_result(log)
+    verdict.lost += _unanswered(log) + _missing_events(log)
     verdict.twice += _twice(log)
     return verdict
 
@@ -117,6 +131,17 @@ def _without_result(log: Log) -> list[str]:
     ]
 
 
+def _calls(log: Log, type_: str) -> Counter[tuple[str, str]]:
+    """How often each call of an agent stands in the conversations, or its answer: once."""
+    return Counter((agent, entry.call) for agent, entry in log.entries if entry.type == type_)
+
+
+def _unanswered(log: Log) -> list[str]:
+    """Calls of agents."""
+    answers = _calls(log, "result")
+    return [f"the answer to call {call} of {agent}" for agent, call in _calls(log, "call") if not answers[agent, call]]
+
+
 def _missing_events(log: Log) -> list[str]:
     """Events of a process are numbered from 1; its last one is its end."""
     numbers: dict[str, set[int]] = {}
@@ -141,12 +166,16 @@ def _twice(log: Log) -> list[str]:
                 seen["start", message.type, pid, message.incarnation] += 1
             case m.Call() if message.by is not None:
                 seen["call of", message.endpoint, pid, *message_id(message.by)] += 1
+            case m.ToolCall():
+                seen["tool call", message.endpoint, pid, message.call] += 1
             case m.Event():
                 seen["forwarded event", message.event.type, pid, message.n, message.event.pid, message.event.seq] += 1
             case _:
                 pass
     for _, _, event in log.events:
         seen["event", event.type, event.pid, event.incarnation, event.n] += 1
+    for agent, entry in log.entries:
+        seen[f"{entry.type} of an agent", agent, entry.call or entry.id] += 1
     return [" ".join(map(str, key)) for key, count in seen.items() if count > 1]
 
 

@@ -90,7 +90,7 @@ def test_settings_are_all_documented() -> None:
         for type_ in (SupervisorSettings, ManagerSettings, RegistrySettings, GatewaySettings)
         for name, _, _ in table(type_)
     }
-    for path in [p for part in ("libs", "services", "cli") for p in (ROOT / part).rglob("*.py")]:
+    for path in [p for part in ("libs", "services", "cli", "examples") for p in (ROOT / part).rglob("*.py")]:
         read |= set(re.findall(r"""["'](REGROW_[A-Z_]+)["']""", path.read_text()))
     read |= set(re.findall(r"@(REGROW_[A-Z_]+)=", (ROOT / "Makefile").read_text()))
     read -= {spec.name for spec in streams.STREAMS}

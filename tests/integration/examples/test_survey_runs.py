@@ -13,8 +13,14 @@ from typing import Any
 import pytest
 from regrow import testing
 from regrow.program import load
+from regrow.testing.harness_conformance import find_program
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
+
+with_pi = pytest.mark.skipif(
+    find_program("pi") is None or find_program("tmux") is None,
+    reason="pi or tmux is not installed (`make harnesses ARGS=pi`, `make system-deps`)",
+)
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +108,53 @@ async def test_the_demo_recovers_and_says_so(folder: Path, tmp_path: Path) -> No
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
+@pytest.mark.timeout(150)
+@pytest.mark.xdist_group("harness-pi")
+@with_pi
+async def test_the_demo_with_agents_recovers_and_counts_their_calls(folder: Path, tmp_path: Path) -> None:
+    """Real pi with the scripted model: a call for each of forty packages and four reports, each answered once."""
+    code, out = await demo(str(folder), tmp_path, REGROW_MODEL="scripted")
+    assert code == 0, out
+    lines = out.splitlines()
+    assert re.fullmatch(r"recovered: [1-9]\d* processes, lost: 0, recorded twice: 0", lines[-1]), out
+    assert lines[-2] == "agents: 4, tool calls: 44, answers: 44"
+    assert lines[-3].startswith("processes: 45, steps run: "), out
+    assert sum("10 packages are measured." in line for line in lines) == 4
+    assert list((tmp_path / "tmp").glob("regrow*")) == []  # pi keeps something there
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"REGROW_HARNESS": "emacs"}, "REGROW_HARNESS=emacs is none of pi, claude-code, codex, opencode"),
+        (
+            {"PATH": ""},
+            "pi is not installed, which agents need .make harnesses ARGS=pi.",
+        ),
+    ],
+)
+async def test_the_demo_says_why_there_can_be_no_agents(
+    folder: Path, tmp_path: Path, settings: dict[str, str], said: str
+) -> None:
+    """Before anything is started."""
+    code, out = await demo(str(folder), tmp_path, cwd=tmp_path, REGROW_MODEL="anthropic/claude", **settings)
+    assert code == 1
+    assert re.fullmatch(f"error: {said}\n", out)
+
+
+@pytest.mark.timeout(150)
+@pytest.mark.xdist_group("harness-pi")
+@with_pi
+async def test_the_demo_says_that_a_model_does_not_exist(folder: Path, tmp_path: Path) -> None:
+    """What pi says of it is what the demo says, and nothing is left."""
+    code, out = await demo(str(folder), tmp_path, REGROW_MODEL="nothing/there")
+    assert code == 1
+    assert re.search(r"error: surveyor-\d is lost: it ended with exit code 1\nError: Model \"nothing/there\" ", out), (
+        out
+    )
+    assert list((tmp_path / "tmp").glob("regrow*")) == []  # pi keeps something there
+
+
 async def test_the_demo_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
     """A folder that does not exist is no traceback."""
     code, out = await demo(str(tmp_path / "nothing"), tmp_path)
@@ -109,7 +162,7 @@ async def test_the_demo_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
     assert re.fullmatch(r"error: .*No such file or directory.*\n", out)
 
 
-async def demo(folder: str, tmp_path: Path) -> tuple[int, str]:
+async def demo(folder: str, tmp_path: Path, cwd: Path | None = None, **settings: str) -> tuple[int, str]:
     """Run `demo.py` as `make demo` does: its exit code, and what it says."""
     (tmp_path / "tmp").mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("REGROW_")}
@@ -119,7 +172,8 @@ async def demo(folder: str, tmp_path: Path) -> tuple[int, str]:
         folder,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
-        env=environment | {"TMPDIR": str(tmp_path / "tmp")},
+        env=environment | {"TMPDIR": str(tmp_path / "tmp")} | settings,
+        cwd=cwd,
     )
     out, _ = await process.communicate()
     return process.returncode or 0, out.decode()

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 from regrow_protocol import messages as m
+from regrow_protocol.agents import Entry
 from regrow_protocol.messages import Op, Ref
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -164,6 +165,29 @@ def test_an_event_that_is_there_twice_is_seen(demo_log: ModuleType, which: int) 
     log = whole(demo_log.Log)
     log.events.append((8, 200.0, msgspec.structs.replace(log.events[which - 1][2], data=raw("other"))))
     assert len(demo_log.judge(log, KILLED_AT).twice) == 1
+
+
+def conversation(*entries: tuple[str, str]) -> list[tuple[str, Entry]]:
+    return [("a_1", Entry(id=f"{type_} {call}", type=type_, call=call)) for type_, call in entries]
+
+
+def test_each_call_of_an_agent_is_answered_once(demo_log: ModuleType) -> None:
+    """One without an answer is lost, one with two is answered twice; what else is said does not matter."""
+    log = whole(demo_log.Log)
+    calls = conversation(("call", "1"), ("call", "2"), ("result", "1"), ("text", ""))
+    verdict = demo_log.judge(replace(log, entries=[*calls, *conversation(("result", "2"))]), KILLED_AT)
+    assert (verdict.agents, verdict.calls, verdict.answers, verdict.lost, verdict.twice) == (1, 2, 2, [], [])
+    assert demo_log.judge(replace(log, entries=calls), KILLED_AT).lost == ["the answer to call 2 of a_1"]
+    again = demo_log.judge(replace(log, entries=calls + calls[:3]), KILLED_AT)
+    assert again.twice == ["call of an agent a_1 1", "call of an agent a_1 2", "result of an agent a_1 1"]
+
+
+def test_a_call_of_an_agent_that_came_to_its_owner_twice_is_seen(demo_log: ModuleType) -> None:
+    """By its id."""
+    log = whole(demo_log.Log)
+    called = m.ToolCall(agent="a_1", call="1", endpoint="a_1/measure", args=raw({}), reply="r")
+    twice = [*log.inputs, (14, "p_p", called), (15, "p_p", called)]
+    assert demo_log.judge(replace(log, inputs=twice), KILLED_AT).twice == ["tool call a_1/measure p_p 1"]
 
 
 def test_the_same_operation_of_another_incarnation_or_process_is_another(demo_log: ModuleType) -> None:

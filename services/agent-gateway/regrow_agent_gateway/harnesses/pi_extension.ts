@@ -231,14 +231,24 @@ export default async function regrow(pi: any) {
 				} else {
 					const start = new Promise<void>((resolve) => { began = resolve; });
 					const next = waiting.shift()!;
+					const reason = helpless();
 					give(next);
-					await Promise.race([start, sleep(10_000, undefined, { signal })]);
-					if (!running && given.includes(next)) tell("note", { error: "pi did not take a message", seq: next.seq });
+					await Promise.race([start, sleep(reason ? 1_000 : 10_000, undefined, { signal })]);
+					if (!running && given.includes(next)) {
+						tell("note", { error: `pi did not take a message${reason && `: ${reason}`}`, seq: next.seq });
+					}
 				}
 			}
 		} finally {
 			pumping = false;
 		}
+	}
+	/** Why pi cannot ask a model; it only says so on its screen. */
+	function helpless() {
+		const { model, modelRegistry } = context;
+		if (!model) return "it has no model; a login or an API key is missing";
+		if (modelRegistry?.hasConfiguredAuth?.(model) !== false) return "";
+		return `it has no login and no API key for ${model.provider}`;
 	}
 	function give(message: { seq: number; text: string }) {
 		if (message.seq) given.push(message);
