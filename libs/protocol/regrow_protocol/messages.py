@@ -209,6 +209,7 @@ class Carry(Struct, frozen=True, omit_defaults=True):
         marks: by sender (`pid.incarnation` or client id), the last request taken.
         lost: the input that ended the last incarnation.
         open: inputs up to it that are unanswered: calls that waited for their endpoint, requests that came too early.
+        spent: inputs of which only the number counts: a `cancel` with `hold` that came when the process was down.
         failure: that it ended with.
         continued: it ended by `continue_as_new`.
         tags: that it had.
@@ -221,6 +222,7 @@ class Carry(Struct, frozen=True, omit_defaults=True):
     marks: dict[str, int] = {}
     lost: int = 0
     open: list[int] = []
+    spent: list[int] = []
     failure: Failure | None = None
     continued: bool = False
     tags: dict[str, str] = {}

@@ -64,6 +64,10 @@ def _enc_hook(value: Any) -> Any:
     raise NotImplementedError(msg)
 
 
+def _builtins_hook(value: Any) -> Any:
+    return "" if isinstance(value, Raw) else _enc_hook(value)  # what is JSON already has no such number in it
+
+
 def _digest_hook(value: Any) -> Any:
     try:
         return _enc_hook(value)
@@ -94,7 +98,7 @@ def to_raw(value: Any, what: str = "The value") -> Raw:
         data = _encoder.encode(value)
     except (NotImplementedError, TypeError, OverflowError, ValueError, RecursionError) as error:
         raise _not_sendable(what, str(error) or type(error).__name__) from error
-    if b"null" in data and _not_finite(msgspec.to_builtins(value, enc_hook=_enc_hook)):
+    if b"null" in data and _not_finite(msgspec.to_builtins(value, enc_hook=_builtins_hook)):
         raise _not_sendable(what, "JSON has no word for NaN and infinity")
     if data.startswith(_BLOB):
         raise _not_sendable(what, 'an object whose first key is "$blob" would be taken for a reference')

@@ -16,9 +16,9 @@ from msgspec import UNSET, Raw
 from regrow_protocol import messages as m
 from regrow_protocol.messages import Failure
 
-from .codec import NULL, to_raw
+from .codec import NULL
 from .errors import ProcessEnded
-from .failures import failure_data
+from .failures import failure_raw
 
 if TYPE_CHECKING:
     from .process import Process
@@ -95,7 +95,7 @@ class Endings:
         data = value if status == "done" else NULL
         if status == "failed":
             assert failure is not None
-            data = to_raw(failure_data(failure, process.start.args if process.start is not None else None))
+            data = failure_raw(failure, process.start.args if process.start is not None else None)
         process.announce(status, data, meta=process.meta(), final=True)
         process.publication.ended()
         self._tell_parent()
@@ -124,7 +124,7 @@ class Endings:
         down = m.RootDown(
             status=status,
             again_at=process.clock + backoff.delay(self._ends, process.seed),
-            failure=to_raw(failure_data(failure, start.args)) if status == "failed" and failure is not None else UNSET,
+            failure=failure_raw(failure, start.args) if status == "failed" and failure is not None else UNSET,
         )
         process.announce("down", Raw(m.encode(down)), meta=process.meta())
 
@@ -184,6 +184,7 @@ class Endings:
             marks=process.marks,
             lost=self.lost_at,
             open=[seq for _, seq in unanswered],
+            spent=process.spent,
             failure=self._outcome()[2] if not restarts else None,
             continued=self._next_args is not None,
             tags=process.tags,

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import Raw
+from regrow_protocol.errors import ValueTooLarge
 from regrow_protocol.messages import Failure, FailureReport
 
-from .codec import from_raw
+from .codec import from_raw, to_raw
 from .operations import Pending, is_program
 
 if TYPE_CHECKING:
@@ -126,6 +127,14 @@ def failure_data(failure: Failure, args: Raw | None = None) -> dict[str, Any]:
         data |= msgspec.structs.asdict(failure.report)
         data["args"] = args
     return data
+
+
+def failure_raw(failure: Failure, args: Raw | None = None) -> Raw:
+    """That data as JSON; without arguments that leave no room for it."""
+    try:
+        return to_raw(failure_data(failure, args))
+    except ValueTooLarge:
+        return to_raw(failure_data(failure))
 
 
 def failure_in(data: dict[str, Any]) -> Failure:

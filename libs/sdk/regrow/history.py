@@ -308,6 +308,8 @@ def copied(history: History, build: str, *, at: int | None = None, program: m.Pr
                 hint="start it again from its arguments: `regrow start`",
             )
         of_this = each.seq == began or (each.seq > start.since and not isinstance(message, m.Start))
+        if start.carry is not None and each.seq in start.carry.spent and isinstance(message, m.Cancel):
+            message = m.Link(off=True, by=message.by, k=message.k)  # which nobody is: only its number counts
         if of_this and not isinstance(message, m.Upgrade | m.Resume):
             time = message.at if message.at is not None else each.time
             inputs.append(msgspec.structs.replace(message, at=time))

@@ -100,17 +100,19 @@ class Child:
         type, args: what it was spawned as.
         failure: why an incarnation of it has failed, the last one.
         keeper: who decides what becomes of it when it goes down; None for a temporary one.
-        run: its incarnation, as far as is known.
+        next_run: the incarnation after the last one that went down.
     """
 
-    __slots__ = ("args", "ended", "failure", "feed_wanted", "keeper", "op", "pending", "pid", "run", "status", "type")
+    __slots__ = (
+        "args", "ended", "failure", "feed_wanted", "keeper", "next_run", "op", "pending", "pid", "status", "type",
+    )  # fmt: skip
 
     def __init__(self, pid: str, op: Op, pending: Any, type_: str, args: Raw) -> None:
         self.type = type_
         self.args = args
         self.failure: Failure | None = None
         self.keeper: Any = None
-        self.run = 0
+        self.next_run = 0
         self.pid = pid
         self.op = op
         self.pending = pending

@@ -42,7 +42,7 @@ from .errors import (
     execution_failed,
     failure_of,
 )
-from .failures import failure_data, program_lines, report_of
+from .failures import failure_raw, program_lines, report_of
 from .fold_scope import FoldScope
 from .forking import Copying
 from .limits import Limits
@@ -104,6 +104,7 @@ class Process(FoldScope):
         self.start: m.Start | None = None
         self.incarnation = -1
         self._waiting_for_start: list[tuple[m.Message, int]] = []
+        self._spent: set[int] = set()
         self._requests = Requests()
         self._reset()
 
@@ -202,7 +203,7 @@ class Process(FoldScope):
             self._close_endpoints()
         while not self.loop.tasks and self.loop.close_generators():
             self._drain()
-        self.relations.cancel_children("its parent has ended")
+        self.relations.cancel_children("its parent has ended", grouped=not self.loop.tasks)
         if not self.loop.tasks and not self.relations.open and not self._kept_back():
             self.endings.finish()
 
@@ -256,8 +257,12 @@ class Process(FoldScope):
             self._drain()
             if self._main_ended:
                 self._close_endpoints()
-        lost, unanswered = (start.carry.lost, set(start.carry.open)) if start.carry is not None else (0, set[int]())
+        carry = start.carry if start.carry is not None else m.Carry()
+        lost, unanswered, spent = carry.lost, set(carry.open), self._spent.union(carry.spent)
+        self._spent = set()
         for message, seq in held:
+            if seq in spent and isinstance(message, m.Request):
+                message = m.Request(by=message.by, k=message.k)
             if seq > max(lost, start.since):
                 self._take(message, seq)
             elif seq in unanswered and isinstance(message, m.Request):
@@ -272,7 +277,7 @@ class Process(FoldScope):
             if carry.continued:
                 data = to_raw({"continued": True})
             elif carry.failure is not None:
-                data = to_raw(failure_data(carry.failure, start.args))
+                data = failure_raw(carry.failure, start.args)
         elif start.fold:
             self.tags = {**(type_.options.tags if type_ is not None else {}), **start.tags}
         self.announce(kind, data, meta=self.meta())
@@ -339,7 +344,7 @@ class Process(FoldScope):
         self._stop_body(reason)
 
     def _stop_body(self, reason: str) -> None:
-        self.relations.cancel_children(reason)
+        self.relations.cancel_children(reason, grouped=False)
         if self._main is not None:
             self._main.cancel()
         elif self.restart is not None:
@@ -375,6 +380,12 @@ class Process(FoldScope):
 
     def _close_endpoints(self) -> None:
         self.endpoints.close(self.endings.closing_error(), waiting_too=not self.endings.comes_again)
+
+    @property
+    def spent(self) -> list[int]:
+        """Inputs of which only the number counts in the next incarnation."""
+        early = [seq for message, seq in self._requests.early if type(message) is m.Request]
+        return sorted([*self._spent, *early])
 
     def take_unanswered(self) -> list[tuple[m.Request, int]]:
         """Requests of this incarnation, with their inputs, that the next one has to answer."""
@@ -602,8 +613,10 @@ class Process(FoldScope):
 
     def _on_cancel(self, message: m.Cancel) -> None:
         if self.endings.down:
-            if not message.hold:
-                self._waiting_for_start.append((message, self.applied))  # its number counts among its sender's
+            self._waiting_for_start.append((message, self.applied))  # its number counts among its sender's
+            if message.hold:
+                self._spent.add(self.applied)
+            else:
                 self._let_go()
             return
         if self.ended:
@@ -618,6 +631,9 @@ class Process(FoldScope):
             self._close_loop()
         elif self.closing:
             self._cancel_tasks()
+
+    def _on_number(self, message: m.Request) -> None:
+        """Only its number counts (`Carry.spent`)."""
 
     def _on_again(self, message: m.Again) -> None:
         self.endings.again(message, self._ended_at)
@@ -704,6 +720,7 @@ class Process(FoldScope):
 
 _HANDLERS: dict[type, Callable[[Any, Any], None]] = {
     m.Watch: Process._on_watch,
+    m.Request: Process._on_number,
     m.Cancel: Process._on_cancel,
     m.Again: Process._on_again,
     m.Link: Process._on_link,

@@ -181,12 +181,13 @@ class Relations:
     def again(self, child: Child) -> None:
         """Start a child that is down again."""
         op = self._process.operation("again", child.pid)
-        self._process.send(child.pid, m.Again(incarnation=child.run + 1), op.n)
+        self._process.send(child.pid, m.Again(incarnation=child.next_run), op.n)
 
-    def cancel_children(self, reason: str) -> None:
-        """Cancel all children that live."""
+    def cancel_children(self, reason: str, *, grouped: bool = True) -> None:
+        """Cancel all children that live; without `grouped` not those that their keeper stops in its own order."""
         for child in list(self._uncancelled.values()):
-            self.cancel(child.pid, reason)
+            if grouped or child.keeper is None or not child.keeper.stops_in_order:
+                self.cancel(child.pid, reason)
 
     def failure_of(self, pid: str) -> Failure | None:
         """Why another process failed last, as far as is known here."""
@@ -219,10 +220,12 @@ class Relations:
     def child_ended(self, message: m.Child) -> None:
         """A child's outcome has come."""
         child = self.open.get(message.op.n)
-        if child is None or message.run < child.run:
+        if child is None:
             return
-        child.run = message.run
         if message.down:
+            if message.run < child.next_run:
+                return  # a repeat
+            child.next_run = message.run + 1
             child.failed(message.error)
             if child.keeper is not None:
                 child.keeper.went_down(child, message)

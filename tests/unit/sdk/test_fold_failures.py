@@ -100,6 +100,26 @@ def test_the_failed_event_tells_the_same(world: World) -> None:
 
 
 @agent_process
+async def parent_of_one_with_nothing() -> Any:
+    child = spawn(with_nothing, None)
+    try:
+        await child
+    except ExecutionFailed as error:
+        return error.failure.args if error.failure is not None else None
+
+
+@agent_process
+async def with_nothing(value: str | None) -> None:
+    raise LookupError(value)
+
+
+def test_what_fails_may_have_been_given_none(world: World) -> None:
+    """Its arguments stand in its `failed` event as they are."""
+    assert world.run(parent_of_one_with_nothing) == {"value": None}
+    assert world.events(world.of_type("with_nothing")[0].id)[-1].data["args"] == {"value": None}
+
+
+@agent_process
 async def gives_up() -> None:
     fail("no use", retryable=False)
     await wait()

@@ -129,6 +129,12 @@ def starts(world: World) -> list[str]:
     return [name for _, name in sorted(found)]
 
 
+def ends(world: World) -> list[str]:
+    """Names in the order in which workers announced their end."""
+    ended = sorted((world.events(p.id)[-1].time, name) for name, p in by_name(world).items() if p.ended)
+    return [name for _, name in ended]
+
+
 # One child ------------------------------------------------------------------------------------------------------------
 
 
@@ -316,8 +322,7 @@ def test_intensity_if_more_than_max_restarts_occur_within_the_period_all_childre
         world.result(pid)
     assert caught.value.error == "RestartIntensityExceeded"
     assert "more than 2 times within 10 s; last: b (ExecutionFailed: crash 2)" in caught.value.reason
-    ended = sorted((world.events(p.id)[-1].time, name) for name, p in by_name(world).items())
-    assert [name for _, name in ended] == ["c", "b", "a"]
+    assert ends(world) == ["c", "b", "a"]
     world.check()
 
 
@@ -401,9 +406,10 @@ def test_shutdown_zero_kills_at_once(world: World) -> None:
 
 
 @agent_process
-async def slow_group(shutdown: float) -> str:
+async def slow_group(shutdown: float, names: tuple[str, ...] = ("slow",)) -> str:
     async with supervise() as top:
-        top.start(worker, "slow", 60.0, id="slow", shutdown=shutdown)
+        for n, name in enumerate(names):
+            top.start(worker, name, 30.0 if n else 60.0, id=name, shutdown=shutdown)
         _controls(top)
     return "over"
 
@@ -504,6 +510,87 @@ def test_nested_supervisors_escalate(world: World) -> None:
     world.check()
 
 
+def test_children_that_fail_at_once_are_restarted_once(world: World) -> None:
+    """One fails while it is being stopped for another's sake; later it can be stopped all the same."""
+    pid = start_group(world, "abc", strategy="one_for_all", max_restarts=10)
+    for round_ in (1, 2):
+        for name in "ac":
+            world.call(by_name(world)[name].id, "crash")
+        world.settle(timers=False)
+        assert runs(world) == {"a": round_, "b": round_, "c": round_}
+    world.ask(pid, "terminate", child="c")
+    assert runs(world) == {"a": 2, "b": 2}
+    world.check()
+
+
+def test_an_end_that_is_told_twice_counts_once(world: World) -> None:
+    """The child's host died, and what the child had sent is sent again."""
+    start_group(world, "a", max_restarts=1, within=100.0)
+    child = by_name(world)["a"].id
+    tell(world, child, "crash")
+    world.kill(child, lost=3)
+    world.settle(timers=False)
+    assert runs(world) == {"a": 1}
+    world.check()
+
+
+def test_what_fails_while_another_child_is_stopped_may_be_terminated(world: World) -> None:
+    """Its end had come, but nobody had dealt with it; it stays stopped. Meanwhile it may not be deleted."""
+    pid = world.start(slow_group, 60.0, names=["a", "b"])
+    world.settle(timers=False)
+    world.call(pid, "terminate", child="a")
+    world.settle(timers=False)
+    refused, terminated = world.call(pid, "delete", child="b"), world.call(pid, "terminate", child="b")
+    world.call(by_name(world)["b"].id, "crash")
+    world.settle()
+    with pytest.raises(Exception, match="is being started again"):
+        world.answer_of(refused)
+    assert world.answer_of(terminated) is None
+    assert runs(world) == {}
+    world.check()
+
+
+def test_a_group_is_over_when_its_last_running_child_is_terminated(world: World) -> None:
+    pid = start_group(world, "a")
+    tell(world, pid, "terminate", child="a")
+    assert world.result(pid) == "over"
+
+
+def test_simple_one_for_one_a_terminated_child_is_forgotten(world: World) -> None:
+    pid = start_group(world, "ab", strategy="simple_one_for_one")
+    world.ask(pid, "terminate", child="a")
+    assert [each[0] for each in world.ask(pid, "which")] == ["b"]
+    assert world.events(world.of_type("worker")[0].id)[-1].final
+
+
+def test_auto_shutdown_all_significant_goes_by_those_that_are_active(world: World) -> None:
+    """A terminated child does not keep the group."""
+    children = {id_: {"restart": "transient", "significant": id_ != "a"} for id_ in "abc"}
+    pid = start_group(world, "abc", children, auto_shutdown="all_significant")
+    world.ask(pid, "terminate", child="b")
+    tell(world, by_name(world)["c"].id, "finish")
+    assert world.result(pid) == "over"
+
+
+def test_shutdown_by_default_a_supervisor_has_as_long_as_it_takes(world: World) -> None:
+    """Its children are stopped one after the other, 60 and 30 seconds here."""
+    pid = world.start(group_of_groups)
+    world.settle(timers=False)
+    world.call(pid, "terminate", child="inner")
+    world.settle()
+    assert ends(world) == ["y", "x"]
+    assert world.events(by_name(world)["x"].id)[-1].time > world.events(by_name(world)["y"].id)[-1].time + 50
+    world.check()
+
+
+@agent_process
+async def group_of_groups() -> str:
+    async with supervise() as top:
+        top.start(slow_group, 100.0, ("x", "y"), id="inner", kind="supervisor")
+        _controls(top)
+    return "over"
+
+
 @agent_process
 async def left_by_error() -> str:
     try:
@@ -521,11 +608,16 @@ def test_an_error_in_the_block_stops_the_children(world: World) -> None:
 
 
 def test_a_group_that_is_cancelled_stops_its_children_in_reverse_order(world: World) -> None:
-    pid = start_group(world, "abc")
-    world.cancel(pid)
+    """One after the other; each may take its time."""
+    pid = world.start(slow_group, 60.0, names=["a", "b", "c"])
     world.settle(timers=False)
+    began = world.clock
+    world.cancel(pid)
+    world.settle()
     assert world.processes[pid].status == "cancelled"
     assert runs(world) == {}
+    assert ends(world) == ["c", "b", "a"]
+    assert [round(world.events(by_name(world)[name].id)[-1].time - began) for name in "cba"] == [30, 60, 120]
     world.check()
 
 

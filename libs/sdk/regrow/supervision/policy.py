@@ -67,7 +67,13 @@ DEFAULT_BACKOFF = Backoff()
 
 
 class Keeper(Protocol):
-    """Who decides about a child that has gone down."""
+    """Who decides about a child that has gone down.
+
+    Attributes:
+        stops_in_order: it stops its children itself when the body of their parent ends.
+    """
+
+    stops_in_order: bool
 
     def went_down(self, child: Child, message: m.Child) -> None:
         """It has ended; it is to be started again (`Relations.again`) or cancelled, now or later."""
@@ -85,6 +91,8 @@ class Alone:
         process: the parent.
         backoff: between its ends and its starts.
     """
+
+    stops_in_order = False
 
     def __init__(self, process: Process, backoff: Backoff) -> None:
         self._process = process

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, get_args
 
+from msgspec import UNSET, UnsetType
 from regrow_protocol import messages as m
 
 from .. import scope
@@ -32,6 +33,9 @@ from .policy import RestartPolicy, checked_policy
 Strategy: TypeAlias = Literal["one_for_one", "one_for_all", "rest_for_one", "simple_one_for_one"]
 AutoShutdown: TypeAlias = Literal["never", "any_significant", "all_significant"]
 ChildState: TypeAlias = Literal["running", "restarting", "stopped"]
+
+SHUTDOWN = 10.0
+"""Seconds that a worker has to end, where its group does not say."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +144,8 @@ def supervise(
 class Supervisor:
     """A group of children; `supervise` makes it, and it is there within its `async with` block."""
 
+    stops_in_order = True
+
     def __init__(self, strategy: Strategy, max_restarts: int, within: float, auto_shutdown: AutoShutdown) -> None:
         self._strategy: Strategy = strategy
         self._max_restarts, self._within = max_restarts, within
@@ -167,7 +173,7 @@ class Supervisor:
         *args: Any,
         id: str = "",  # noqa: A002 - OTP's word
         restart: RestartPolicy = "permanent",
-        shutdown: float | None = 10.0,
+        shutdown: float | UnsetType | None = UNSET,
         significant: bool = False,
         kind: Literal["worker", "supervisor"] = "worker",
         **kwargs: Any,
@@ -180,9 +186,9 @@ class Supervisor:
             id: by which the group knows it; by default one that is made of its type's name.
             restart: `permanent`, `transient` or `temporary`.
             shutdown: seconds that it has to end when it is stopped, before it is ended by force; 0: by force at once;
-                None: as long as it takes.
+                None: as long as it takes, as it should be for supervisors. By default 10, of a supervisor None.
             significant: its end may end the group (`auto_shutdown`).
-            kind: whether it is a supervisor itself, for `count_children`.
+            kind: whether it is a supervisor itself.
             **kwargs: its arguments.
 
         Raises:
@@ -191,6 +197,8 @@ class Supervisor:
         """
         self._check_running()
         checked_policy(restart)
+        if shutdown is UNSET:
+            shutdown = None if kind == "supervisor" else SHUTDOWN
         if shutdown is not None and shutdown < 0:
             raise ValueError(f"shutdown must not be negative: {shutdown}")
         if significant and (restart == "permanent" or self._auto_shutdown == "never"):
@@ -241,6 +249,13 @@ class Supervisor:
             return "running"
         return "restarting" if any(waiting is managed for waiting, _ in self._ends) else "stopped"
 
+    def _check_stopped(self, managed: _Managed) -> None:
+        state = self._state_of(managed)
+        if state == "running":
+            raise SupervisionError(f"The child {managed.id!r} runs", hint="terminate_child() it first")
+        if state == "restarting":
+            raise SupervisionError(f"The child {managed.id!r} is being started again")
+
     def count_children(self) -> ChildCounts:
         """How many there are."""
         all_ = list(self._children.values())
@@ -249,16 +264,19 @@ class Supervisor:
         return ChildCounts(len(all_), active, supervisors, len(all_) - supervisors)
 
     async def terminate_child(self, id: str) -> None:  # noqa: A002 - OTP's word
-        """Stop a child; it stays known, and may be started by `restart_child`. A temporary one is forgotten.
+        """Stop a child; it stays known, and may be started by `restart_child`. A temporary one is forgotten, as is any
+        of a `simple_one_for_one` group.
 
         Raises:
             SupervisionError: there is no such child.
         """
-        managed = self._known(id)
         async with self._free:
-            await self._stop(managed, hold=managed.restart != "temporary")
-            if managed.restart == "temporary":
+            managed = self._known(id)
+            forget = managed.restart == "temporary" or self._strategy == "simple_one_for_one"
+            await self._stop(managed, hold=not forget)
+            if forget:
                 self._forget(managed)
+        self._stir()
 
     async def restart_child(self, id: str) -> ProcessHandle:  # noqa: A002 - OTP's word
         """Start a child that is stopped. One that had ended by itself begins as a new process.
@@ -266,11 +284,10 @@ class Supervisor:
         Raises:
             SupervisionError: there is no such child, or it runs.
         """
-        managed = self._known(id)
         async with self._free:
+            managed = self._known(id)
             self._check_running()
-            if managed.state == "running":
-                raise SupervisionError(f"The child {id!r} runs", hint="terminate_child() it first")
+            self._check_stopped(managed)
             self._start_again(managed)
         return managed.handle
 
@@ -280,10 +297,9 @@ class Supervisor:
         Raises:
             SupervisionError: there is no such child, or it runs.
         """
-        managed = self._known(id)
         async with self._free:
-            if managed.state == "running":
-                raise SupervisionError(f"The child {id!r} runs", hint="terminate_child() it first")
+            managed = self._known(id)
+            self._check_stopped(managed)
             await self._stop(managed, hold=False)
             self._forget(managed)
 
@@ -342,8 +358,7 @@ class Supervisor:
             while self._ends and not self._over:
                 async with self._free:
                     if self._ends:
-                        await self._deal_with(*self._ends[0])
-                        self._ends.popleft()
+                        await self._deal_with(*self._ends.popleft())
             if self._over or (self._left and not self._has_work()):
                 break
             self._wake = asyncio.get_running_loop().create_future()
@@ -368,7 +383,7 @@ class Supervisor:
 
     def _is_last_significant(self, ended: _Managed) -> bool:
         others = [each for each in self._children.values() if each.significant and each is not ended]
-        return self._auto_shutdown == "any_significant" or all(each.state == "ended" for each in others)
+        return self._auto_shutdown == "any_significant" or all(self._state_of(each) == "stopped" for each in others)
 
     def _count(self, managed: _Managed, message: m.Child) -> None:
         now, failure = self._process.clock, message.error
@@ -422,7 +437,7 @@ class Supervisor:
                     await managed.until_stopped()
         finally:
             managed.stopping = False
-        self._ends = deque(each for each in self._ends if each[0] is not managed or each is self._ends[0])
+        self._ends = deque(each for each in self._ends if each[0] is not managed)
 
     async def _shut_down(self) -> None:
         """Stop all children, the last one first."""
@@ -470,6 +485,8 @@ class Supervisor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._worker is not None
+        if isinstance(error, GeneratorExit):
+            return  # the process leaves memory
         self._left = True
         self._stir()
         try:
