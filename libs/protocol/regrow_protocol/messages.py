@@ -635,6 +635,8 @@ class Cursor(Struct, frozen=True, omit_defaults=True):
         stuck: parked processes, by pid.
         clean: the owner let go of the partition by itself; after any other end the next one recovers turn by turn.
         suspect: the turn under way in a recovery.
+        released: the owner let go by itself, but in the middle of a recovery: nobody waits for it, the next one goes on
+            with that.
     """
 
     epoch: int
@@ -643,6 +645,7 @@ class Cursor(Struct, frozen=True, omit_defaults=True):
     stuck: dict[str, Stuck] = {}
     clean: bool = False
     suspect: Suspect | None = None
+    released: bool = False
 
 
 class ProcessRecord(Struct, frozen=True, omit_defaults=True):

@@ -6,6 +6,8 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -29,10 +31,10 @@ async def second(rt: Runtime) -> AsyncIterator[Host]:
 
 
 @asynccontextmanager
-async def another(rt: Runtime) -> AsyncIterator[Host]:
+async def another(rt: Runtime, **options: Any) -> AsyncIterator[Host]:
     program = LoadedProgram("", rt.app, rt.build, rt._types, "")  # pyright: ignore[reportArgumentType]
     async with await Bus.connect(rt.url, name="another") as bus:
-        host = Host(bus, program, url=rt.url, options=rt.options, clock=rt.clock)
+        host = Host(bus, program, url=rt.url, options=replace(rt.options, **options), clock=rt.clock)
         await host.start()
         yield host
         await host.stop()
@@ -114,6 +116,27 @@ async def test_an_owner_that_never_began(rt: Runtime, second: Host, until: Until
         assert await process.result(10) == name
         assert RUNS.count(name) == 1
         await rt.assign(rt.host)
+
+
+async def test_a_partition_on_probation_moves(rt: Runtime, second: Host, until: Until, name: str) -> None:
+    """After a host died, a living one lets go while it is not known yet of what: that is no second death."""
+    process = await rt.start(holding, name)
+    await until(lambda: RUNS.count(name) == 1, "the step")
+    part = ids.partition_of(process.pid, 16)
+    await rt.crash_host()
+    async with another(rt, drain=0.1) as third:
+        await rt.assign(third)
+        await until(lambda: RUNS.count(name) == 2, "the step, again")
+        assert third.partitions[part].probation is not None
+        await rt.assign(second)
+        await until(lambda: RUNS.count(name) == 3, "the step, where it moved to")
+        probation = second.partitions[part].probation
+        assert probation is not None
+        assert probation.suspect is not None
+        assert probation.suspect.attempts == 1
+    HOLD[name].set()
+    assert await process.result(10) == name
+    await rt.start_host()
 
 
 async def test_what_waits_to_be_sent_when_ownership_is_lost(rt: Runtime, second: Host, until: Until, name: str) -> None:

@@ -61,7 +61,7 @@ class CursorKeeper:
                 left = self._decode(found[0])
                 if left.epoch > self._epoch:
                     raise OwnershipLost(f"Partition {self._key} has a newer owner (epoch {left.epoch})")
-                self.cursor = msgspec.structs.replace(left, epoch=self._epoch, clean=False)
+                self.cursor = msgspec.structs.replace(left, epoch=self._epoch, clean=False, released=False)
                 self._revision = await self._bucket.update(self._key, m.encode(self.cursor), found[1])
             except WrongRevision:
                 continue

@@ -187,7 +187,7 @@ class Ownership:
         deadline = self._host.loop_time() + self._host.options.drain + 2 * HANDOVER
         while self._host.loop_time() < deadline and self.epoch_of(partition.number) == partition.epoch:
             cursor = await partition.keeper.look()
-            if cursor is None or cursor.clean:
+            if cursor is None or cursor.clean or cursor.released:
                 return
             runs = former.get(cursor.epoch, former[max(former)])
             if runs in ("", self._host.id) or await self._hosts.get(f"{token(self._host.app)}.{runs}") is None:

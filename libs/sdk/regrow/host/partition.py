@@ -28,7 +28,7 @@ from .inputs import BAD_INPUT, is_first, is_kind
 from .local import LocalWork
 from .probation import Probation
 from .publishing import Publishing
-from .recovery import Recovery, is_condemned
+from .recovery import Recovery, forgiven, is_condemned
 from .resident import Resident
 from .turns import SLICE, Turns
 from .waiting import POLL, until
@@ -178,7 +178,7 @@ class Partition:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=5)
         if write:
-            self._left = self.recovery is None and self.probation is None
+            self._left = True
             try:
                 async with self._cursor_lock:
                     await self.keeper.write(self._cursor())
@@ -308,10 +308,19 @@ class Partition:
         suspect = None
         if self.recovery is not None:
             busy.update(self.recovery.to_wake)
-            suspect = self.recovery.suspect
+            suspect = self.recovery.note if self._left else self.recovery.suspect
         elif self.probation is not None:
-            suspect = self.probation.suspect
-        return m.Cursor(self.epoch, self.floor.value, sorted(busy), dict(self.stuck), self._left, suspect)
+            suspect = forgiven(self.probation.suspect) if self._left else self.probation.suspect
+        on_trial = self.recovery is not None or self.probation is not None
+        return m.Cursor(
+            self.epoch,
+            self.floor.value,
+            sorted(busy),
+            dict(self.stuck),
+            clean=self._left and not on_trial,
+            suspect=suspect,
+            released=self._left and on_trial,
+        )
 
     async def write_cursor(self) -> None:
         """Write it, however long the store takes. Raises OwnershipLost."""

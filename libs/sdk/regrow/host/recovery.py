@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import msgspec
 from regrow_protocol import messages as m
 from regrow_protocol.bus import Received
 from regrow_protocol.subjects import pid_of
@@ -45,6 +46,13 @@ def is_condemned(suspect: m.Suspect | None) -> bool:
     return suspect.attempts >= (PROBATION_ATTEMPTS if on_probation else ATTEMPTS)
 
 
+def forgiven(suspect: m.Suspect | None) -> m.Suspect | None:
+    """What is left of a note when its host lets go by itself: this attempt has ended nobody."""
+    if suspect is None or suspect.attempts <= 1:
+        return None
+    return msgspec.structs.replace(suspect, attempts=suspect.attempts - 1)
+
+
 class Recovery:
     """Of one partition; exists until all that the last owner may have seen is applied.
 
@@ -58,7 +66,7 @@ class Recovery:
     """
 
     def __init__(self, partition: Partition, host: Host, left: m.Suspect | None, busy: list[str]) -> None:
-        self.suspect = left
+        self.suspect = self._inherited = left
         self.to_wake = deque(busy)
         self._left = left if not is_condemned(left) else None
         self._condemned = left.pid if left is not None and is_condemned(left) else ""
@@ -71,6 +79,11 @@ class Recovery:
     def left(self) -> m.Suspect | None:
         """What the last owner had noted, unless that was condemned."""
         return self._left
+
+    @property
+    def note(self) -> m.Suspect | None:
+        """What a host that lets go by itself leaves in the cursor."""
+        return self.suspect if self.suspect is self._inherited else forgiven(self.suspect)
 
     @property
     def survived(self) -> float | None:
