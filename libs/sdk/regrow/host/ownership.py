@@ -148,7 +148,7 @@ class Ownership:
                     await self.allowed()
                     await self._take_over(part, epoch)
                 except OwnershipLost as error:
-                    log.warning("%s", error)
+                    log.info("%s", error)  # it moved on meanwhile
                     break
                 except (RegrowError, TimeoutError) as error:
                     log.warning("partition %d cannot be taken over yet: %s", part, error or "time-out")
