@@ -52,7 +52,7 @@ class Traffic:
         ]
         self._calling = asyncio.create_task(self._call_for_ever())
 
-    async def more(self, count: int = 100) -> None:
+    async def more(self, count: int = 60) -> None:
         """Wait for so many more answers."""
         before = self.answered
 
@@ -145,6 +145,25 @@ async def test_three_hosts_are_replaced_one_after_the_other(stack: Stack) -> Non
             await stack.kill(hosts.pop(0))
             await shared(stack, *hosts)
             await calls.more()
+
+
+async def test_a_new_build_replaces_another(stack: Stack, tmp_path: Path) -> None:
+    """Three hosts of new code come at once, processes move to them, and the three of the old code go at once."""
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM.read_text())
+    stack.env["REGROW_UPGRADE"] = "auto"
+    await stack.supervise()
+    old = [await stack.host(program) for _ in range(3)]
+    await shared(stack, *old)
+    async with traffic(stack) as calls:
+        program.write_text(PROGRAM.read_text() + "\n\nNEW = True\n")
+        new = await asyncio.gather(*(stack.host(program) for _ in range(3)))
+        assert new[0].ready is not None
+        assert {host.ready.build for host in old if host.ready is not None} != {new[0].ready.build}
+        await shared(stack, *new)
+        await calls.more()
+        await asyncio.gather(*(host.stop() for host in old))
+        await calls.more()
 
 
 async def test_a_long_step_holds_up_nothing_but_its_partition(stack: Stack, tmp_path: Path) -> None:
