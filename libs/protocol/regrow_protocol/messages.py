@@ -239,6 +239,7 @@ class Call(Request, frozen=True, tag="call", omit_defaults=True, kw_only=True):
         reply: subject for a caller that is not a process.
         client: id of that caller; with `k` it recognises a repeat.
         wait: wait for the endpoint to be exposed instead of failing.
+        again: it may be done twice: when the process is started again meanwhile, its next incarnation takes it up.
     """
 
     endpoint: str
@@ -247,6 +248,7 @@ class Call(Request, frozen=True, tag="call", omit_defaults=True, kw_only=True):
     reply: str = ""
     client: str = ""
     wait: bool = False
+    again: bool = False
 
 
 class ToolCall(Request, frozen=True, tag="tool", omit_defaults=True, kw_only=True):

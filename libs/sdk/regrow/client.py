@@ -24,7 +24,7 @@ from .clock import Clock
 from .codec import from_raw, to_raw
 from .errors import CallFailed, InvalidArguments, ProcessNotFound, execution_failed, raised
 from .failures import failure_in
-from .handle import Event
+from .handle import Event, Wait
 
 log = logging.getLogger("regrow.client")
 
@@ -65,7 +65,7 @@ class RemoteProcess:
                     return outcome_of_record(record, self.result_type)
         raise ProcessNotFound(f"Process {self.pid} has no outcome")
 
-    async def call(self, endpoint: str, /, *, wait: bool = False, timeout: float | None = 30.0, **kwargs: Any) -> Any:
+    async def call(self, endpoint: str, /, *, wait: Wait = False, timeout: float | None = 30.0, **kwargs: Any) -> Any:
         """Call an endpoint; raises what `ProcessHandle.call` does, and TimeoutError after `timeout` seconds."""
         return await self._client.call(self.app, self.pid, endpoint, kwargs, wait=wait, timeout=timeout)
 
@@ -222,7 +222,7 @@ class Client:
         endpoint: str,
         kwargs: dict[str, Any],
         *,
-        wait: bool = False,
+        wait: Wait = False,
         timeout: float | None = 30.0,
     ) -> Any:
         """Call an endpoint of a process."""
@@ -234,7 +234,8 @@ class Client:
             reply=reply,
             client=self.id,
             k=n,
-            wait=wait,
+            wait=bool(wait),
+            again=wait == "restart",
         )
         payload = await self.payload(call)
         try:

@@ -61,8 +61,9 @@ class Endpoints:
     def __init__(self, process: Process) -> None:
         self._process = process
         self._by_name: dict[str, Endpoint | None] = {}
-        self._running: dict[int, m.Call] = {}
+        self._running: dict[int, tuple[m.Call, int]] = {}
         self._waiting: dict[str, list[tuple[m.Call, int]]] = {}
+        self._kept: list[tuple[m.Call, int]] = []
         self._tool_calls: set[str] = set()
         self._ended: ProcessEnded | None = None
         self._last = 0
@@ -100,7 +101,7 @@ class Endpoints:
     def called(self, call: m.Call, seq: int) -> None:
         """A call has come, as input `seq`."""
         if self._ended is not None:
-            self.answer(call, UNSET, failure_of(self._ended))
+            self._end(call, seq)
             return
         limits = self._process.limits
         if call.endpoint not in self._by_name:
@@ -118,7 +119,7 @@ class Endpoints:
             self.answer(call, UNSET, refusal)
             return
         self._last += 1
-        self._running[self._last] = call
+        self._running[self._last] = call, seq
         endpoint = self._by_name[call.endpoint]
         process = self._process
         if endpoint is None:
@@ -140,7 +141,7 @@ class Endpoints:
 
     def settle(self, key: int, value: Raw | m.UnsetType, failure: Failure | None) -> None:
         """Answer the call number `key`, unless it was."""
-        call = self._running.pop(key, None)
+        call, _ = self._running.pop(key, (None, 0))
         if call is not None:
             self.answer(call, value, failure)
 
@@ -156,26 +157,38 @@ class Endpoints:
         self._by_name.clear()
         self._running.clear()
         self._waiting.clear()
+        self._kept.clear()
         del self._process
 
     def disown(self) -> None:
         """Answer nobody who has called so far: the calls were made to another process (`forking`)."""
         self._running = {
-            key: msgspec.structs.replace(call, by=None, op=None, reply="") for key, call in self._running.items()
+            key: (msgspec.structs.replace(call, by=None, op=None, reply=""), seq)
+            for key, (call, seq) in self._running.items()
         }
         self._waiting.clear()
 
     @property
     def waiting(self) -> list[tuple[m.Call, int]]:
-        """Calls that wait for their endpoint, with their inputs."""
-        return [waiting for calls in self._waiting.values() for waiting in calls]
+        """Calls that wait for their endpoint, or for the next incarnation, with their inputs."""
+        return [*(waiting for calls in self._waiting.values() for waiting in calls), *self._kept]
 
     def close(self, error: ProcessEnded, *, waiting_too: bool = True) -> None:
         """The body has ended: whatever is under way, or else waits, and all that comes later, gets `error`."""
         self._ended = error
-        for key in list(self._running):
-            self.settle(key, UNSET, failure_of(error))
+        running, self._running = self._running, {}
+        for call, seq in running.values():
+            self._end(call, seq)
         if waiting_too:
             for call, _ in self.waiting:
                 self.answer(call, UNSET, failure_of(error))
             self._waiting.clear()
+            self._kept.clear()
+
+    def _end(self, call: m.Call, seq: int) -> None:
+        """What becomes of a call when the body has ended."""
+        assert self._ended is not None
+        if call.again and self._process.endings.comes_again:
+            self._kept.append((call, seq))
+        else:
+            self.answer(call, UNSET, failure_of(self._ended))

@@ -19,7 +19,7 @@ from .codec import to_raw
 from .commanding import Asked, Feed
 from .definition import ProcessType, image_of
 from .errors import CallFailed, sendable_text
-from .handle import EventFeed, ProcessHandle
+from .handle import EventFeed, ProcessHandle, Wait
 from .operations import Pending, Step, StepPolicy, source_line
 from .outcomes import outcome_of
 from .publication import described
@@ -101,7 +101,7 @@ class FoldScope:
                 self.cancel(handle.pid, "its caller was cancelled")
             raise
 
-    def call(self, pid: str, endpoint: str, kwargs: dict[str, Any], *, wait: bool = False) -> Awaitable[Any]:
+    def call(self, pid: str, endpoint: str, kwargs: dict[str, Any], *, wait: Wait = False) -> Awaitable[Any]:
         raw = to_raw(kwargs, f"An argument of {endpoint}()")
         op = self.operation("call", endpoint, raw)
         pending = Pending(op, self.loop.create_future(), Any, CallFailed)

@@ -9,7 +9,7 @@ import asyncio
 import contextvars
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
 import msgspec
 from regrow_protocol import subjects
@@ -205,11 +205,15 @@ class EventStream:
         return self._feed.subscribe(callback, replay=replay)
 
 
+Wait: TypeAlias = bool | Literal["restart"]
+"""What a call waits for: nothing, its endpoint, or that and a restart."""
+
+
 class HandleScope(Protocol):
     """What a handle needs of the scope it is used in."""
 
     def watch(self, pid: str) -> EventFeed: ...
-    def call(self, pid: str, endpoint: str, kwargs: dict[str, Any], *, wait: bool) -> Awaitable[Any]: ...
+    def call(self, pid: str, endpoint: str, kwargs: dict[str, Any], *, wait: Wait) -> Awaitable[Any]: ...
     def cancel(self, pid: str, reason: str) -> None: ...
     def result(self, pid: str) -> Awaitable[Any]: ...
     def status_of(self, pid: str) -> str: ...
@@ -243,12 +247,14 @@ class ProcessHandle(Reference):
         """Wait for its end; its result, or ExecutionFailed."""
         return await scope.current().result(self.pid)
 
-    async def call(self, endpoint: str, /, *, wait: bool = False, **kwargs: Any) -> Any:
+    async def call(self, endpoint: str, /, *, wait: Wait = False, **kwargs: Any) -> Any:
         """Call an endpoint that it exposes.
 
         Args:
             endpoint: its name.
-            wait: wait for it to be exposed, instead of EndpointNotFound after the process's first turn.
+            wait: wait for it to be exposed, instead of EndpointNotFound after the process's first turn. With "restart"
+                the call also survives a restart of the process, instead of failing with ProcessEnded: its next
+                incarnation begins it anew, so what it does may be done twice.
             **kwargs: the endpoint's arguments.
 
         Raises:

@@ -16,7 +16,7 @@ from regrow_protocol.messages import Failure, Op, Ref
 from .commanding import Commands
 from .definition import Bound
 from .forking import FORKED, severed_record
-from .handle import EventFeed
+from .handle import EventFeed, Wait
 from .machines.keepsakes import Keepsakes
 from .operations import Child, Output
 from .outcomes import last_failure
@@ -93,13 +93,16 @@ class Relations:
         process.outputs.append(output)
         return child
 
-    def call(self, pid: str, endpoint: str, raw: Raw, op: Op, pending: Any, *, wait: bool) -> None:
+    def call(self, pid: str, endpoint: str, raw: Raw, op: Op, pending: Any, *, wait: Wait) -> None:
         """Call an endpoint of another process."""
         if pid in self.severed:
             pending.settle(UNSET, FORKED)
             return
         self.calls[op.n] = pending
-        call = m.Call(endpoint=endpoint, args=raw, op=op, by=self._by(op), k=self._next(pid), wait=wait)
+        call = m.Call(
+            endpoint=endpoint, args=raw, op=op, by=self._by(op), k=self._next(pid), wait=bool(wait),
+            again=wait == "restart",
+        )  # fmt: skip
         self._process.send(pid, call, op.n)
 
     def command(

@@ -49,6 +49,7 @@ class CallAct(Struct, omit_defaults=True):
     endpoint: str
     args: Raw
     wait: bool = False
+    again: bool = False
 
 
 class SignalAct(Struct, omit_defaults=True):
@@ -236,7 +237,8 @@ class RestartBody:
         call = msgspec.json.decode(act.data, type=CallAct)
         op = self._process.operation("call", call.endpoint, call.args)
         remote = _Remote(self, act.m)
-        self._process.relations.call(call.pid, call.endpoint, call.args, op, remote, wait=call.wait)
+        wait = "restart" if call.again else call.wait
+        self._process.relations.call(call.pid, call.endpoint, call.args, op, remote, wait=wait)
 
     def _emit(self, act: m.Act) -> None:
         emit = msgspec.json.decode(act.data, type=EmitAct)

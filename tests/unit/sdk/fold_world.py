@@ -101,12 +101,21 @@ class World:
         return self.result(pid)
 
     def call(
-        self, pid: str, endpoint: str, *, wait: bool = False, client: str = "c_1", k: int = 0, **kwargs: Any
+        self,
+        pid: str,
+        endpoint: str,
+        *,
+        wait: bool = False,
+        again: bool = False,
+        client: str = "c_1",
+        k: int = 0,
+        **kwargs: Any,
     ) -> str:
         """Call an endpoint; the subject that `replies` has the answer under."""
         self._calls += 1
         reply = f"regrow.reply.{client}.{self._calls}"
-        call = m.Call(endpoint=endpoint, args=to_raw(kwargs), client=client, k=k or self._calls, reply=reply, wait=wait)
+        call = m.Call(endpoint=endpoint, args=to_raw(kwargs), client=client, k=k or self._calls, reply=reply, wait=wait,
+                      again=again)  # fmt: skip
         self.send(pid, call)
         return reply
 

@@ -13,6 +13,7 @@ from regrow import (
     SupervisionError,
     Supervisor,
     agent_process,
+    current_process,
     done,
     emit,
     expose,
@@ -49,6 +50,11 @@ async def worker(name: str = "w", slow_end: float = 0.0) -> str:
     @expose
     async def hang() -> None:
         await sleep(1000.0)
+
+    @expose
+    async def nap() -> list[Any]:
+        await sleep(10.0)
+        return [name, current_process().incarnation]
 
     emit("up", name)
     try:
@@ -238,6 +244,29 @@ def test_calls_wait_for_the_next_incarnation(world: World) -> None:
         world.answer_of(under_way)
     world.settle(until=world.clock + 2)
     assert world.answer_of(waiting) == "w"
+    world.check()
+
+
+@pytest.mark.parametrize("comes_again", [True, False])
+def test_a_call_that_may_be_done_twice_waits_for_the_next_incarnation(world: World, comes_again: bool) -> None:
+    """As its caller chose: it is begun anew; where there is no next incarnation it fails as others do."""
+    world.start(alone, "transient")
+    world.settle(timers=False)
+    (child,) = world.of_type("worker")
+    survives = world.call(child.id, "nap", wait=True, again=True)
+    dies = world.call(child.id, "nap")
+    world.settle(timers=False)
+    tell(world, child.id, "crash" if comes_again else "finish")
+    with pytest.raises(Exception, match="started again" if comes_again else "has ended"):
+        world.answer_of(dies)
+    assert (survives in world.replies) is not comes_again
+    world.settle()
+    if comes_again:
+        assert world.answer_of(survives) == ["w", 1]
+    else:
+        with pytest.raises(Exception, match="has ended"):
+            world.answer_of(survives)
+    world.check()
     world.check()
 
 

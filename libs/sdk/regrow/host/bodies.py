@@ -33,7 +33,7 @@ from ..codec import NULL, Signature, to_raw
 from ..commanding import Asked, Feed
 from ..definition import ProcessType, image_of
 from ..errors import CallFailed, ContinueAsNew, ExecutionFailed, ProcessGone, failure_of
-from ..handle import EventFeed, ProcessHandle
+from ..handle import EventFeed, ProcessHandle, Wait
 from ..operations import Pending, Step, StepPolicy
 from ..outcomes import last_failure, outcome_of
 from ..process import Process
@@ -290,9 +290,9 @@ class BodyScope:
             self.cancel(handle.pid, "its caller was cancelled")
             raise
 
-    def call(self, pid: str, endpoint: str, kwargs: dict[str, Any], *, wait: bool = False) -> Awaitable[Any]:
+    def call(self, pid: str, endpoint: str, kwargs: dict[str, Any], *, wait: Wait = False) -> Awaitable[Any]:
         raw = to_raw(kwargs, f"An argument of {endpoint}()")
-        number = self._act("call", restart.CallAct(pid, endpoint, raw, wait))
+        number = self._act("call", restart.CallAct(pid, endpoint, raw, wait=bool(wait), again=wait == "restart"))
         return self._expect(number, "call", endpoint, Any, CallFailed).future
 
     def command(

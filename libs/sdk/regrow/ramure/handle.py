@@ -14,7 +14,7 @@ from .types import ExecutionFailed
 
 if TYPE_CHECKING:
     from ..agents import Grant
-    from ..handle import EventFeed
+    from ..handle import EventFeed, Wait
     from .agent import Agent
     from .local import Local
 
@@ -48,7 +48,7 @@ class ProcessHandle(handle.ProcessHandle):
         """The agents that it has made so far, by name."""
         return dict(self._local.agents) if self._local is not None else {}
 
-    async def call(self, endpoint: str, /, *, wait: bool = False, **kwargs: Any) -> Any:
+    async def call(self, endpoint: str, /, *, wait: Wait = False, **kwargs: Any) -> Any:
         """Call an endpoint that it exposes; raises what that raises, and EndpointNotFound (a ValueError)."""
         if self._local is None:
             return await super().call(endpoint, wait=wait, **kwargs)
