@@ -110,12 +110,11 @@ class Stack:
 
     # Programs --------------------------------------------------------------------------------------------------------
 
-    async def supervise(self, **env: str) -> asyncio.subprocess.Process:
-        """A supervisor."""
+    async def supervise(self, *, program: str = "", **env: str) -> asyncio.subprocess.Process:
+        """A supervisor; `program`: Python text that runs one."""
         process = await asyncio.create_subprocess_exec(
             sys.executable,
-            "-m",
-            "regrow_supervisor",
+            *(("-c", program) if program else ("-m", "regrow_supervisor")),
             env={**os.environ, **self.env, "REGROW_NATS_URL": self.server.url, **env},
         )
         self._stack.push_async_callback(self.end, process)
