@@ -142,6 +142,29 @@ def test_a_stuck_process_is_taken_up_by_a_living_host(
     assert "is done already" in stack.regrow("resume", pid).out
 
 
+def test_all_stuck_ones_that_a_query_finds_are_taken_up(
+    stack: Stack, fickle: Path, launch: Launch, tmp_path: Path
+) -> None:
+    """Their number is shown first."""
+    flag = tmp_path / "flag"
+    _host(launch, fickle)
+    pids = [stack.regrow("start", fickle.stem, "main", f"flag={flag}").out.strip() for _ in range(2)]
+    for pid in pids:
+        assert stack.regrow("call", pid, "nothing").code == 5  # it is there
+    flag.touch()
+    (host,) = stack.regrow("hosts", "--json", "--app", fickle.stem).json
+    os.kill(host["os_pid"], signal.SIGKILL)
+    until(lambda: _statuses(stack, fickle) == ["stuck"] * 2, "that they are parked")
+    flag.unlink()
+    query = ("--where", "status=stuck and type=main", "--app", fickle.stem)
+    shown = stack.regrow("resume", *query, "--dry-run")
+    assert (shown.code, "Take up again 2 processes" in shown.err) == (0, True)
+    assert _statuses(stack, fickle) == ["stuck"] * 2
+    taken = stack.regrow("resume", *query, "--yes")
+    assert sorted(taken.out.splitlines()) == sorted(f"{pid} is to be taken up again" for pid in pids)
+    until(lambda: _statuses(stack, fickle) == ["running"] * 2, "that they go on")
+
+
 def test_what_runs_is_left_alone(stack: Stack, fickle: Path, launch: Launch, tmp_path: Path) -> None:
     """`resume` of a process that runs says so and starts nothing."""
     _host(launch, fickle)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from nats.aio.client import Client as NatsClient
 from nats.aio.msg import Msg
 from nats.errors import NoRespondersError
-from regrow import agent_process, done, expose, fail, spawn, wait
+from regrow import Backoff, agent_process, done, expose, fail, spawn, wait
 from regrow_protocol import messages
 from regrow_protocol.bus import Bus
 from regrow_protocol.endpoints import (
@@ -63,6 +63,12 @@ async def shop() -> list[str]:
         done(sold)
 
     return await wait()
+
+
+@agent_process
+async def kept() -> None:
+    """A shop that is opened again whenever it has closed."""
+    await spawn(shop, restart="permanent", backoff=Backoff(initial=0.01, jitter=0.0))
 
 
 @agent_process

@@ -10,7 +10,9 @@ from regrow.testing import Runtime
 from regrow_protocol import messages
 from regrow_protocol.bus import Bus
 from regrow_protocol.endpoints import Attach, Detach, registry_subject
-from shops import calls, eventually, shop
+from regrow_protocol.streams import EVENTS
+from regrow_protocol.subjects import token
+from shops import calls, eventually, kept, shop
 
 __all__ = ["gateway", "harness"]
 
@@ -46,3 +48,35 @@ async def test_attached_endpoints_are_tools(rt: Runtime, bus: Bus, harness: Harn
     recorded = await calls(bus, process.pid)
     assert {each.caller for each in recorded.values()} == {harness.id}
     assert {each.endpoint for each in recorded.values()} == {"sell", "burn"}
+
+
+async def test_what_is_attached_stays_so_over_restarts(rt: Runtime, bus: Bus, harness: Harness) -> None:
+    """The process comes back under its pid, and so do its tools."""
+    process = await rt.start(kept)
+
+    async def child() -> Any:
+        return next((each.pid for each in await records(rt) if each.meta and each.meta.parent == process.pid), None)
+
+    pid = await eventually(child, "the shop")
+    args = Attach(pid, harness.id, only=["sell", "close"])
+    await command(bus, rt.app, registry_subject(rt.app), "attach", args)
+    for run in range(3):
+
+        async def opened(run: int = run) -> bool:
+            types = [record.type for record in await records(rt) if record.pid == pid]
+            return types.count("restarted") == run
+
+        async def sold() -> Any:
+            return await harness.ask("/tools/sell", {"item": "a"}) if await listed() else None
+
+        async def listed() -> bool:
+            return "sell" in {each["name"] for each in (await harness.ask("/tools"))["tools"]}
+
+        await eventually(opened, f"opening {run}")
+        assert await eventually(sold, "a sale") == 1
+        await harness.ask("/tools/close", {})
+
+
+async def records(rt: Runtime) -> list[messages.EventRecord]:
+    found = await rt.bus.history(EVENTS, f"regrow.event.{token(rt.app)}.>")
+    return [messages.decode(received.data, messages.EventRecord) for received in found]

@@ -181,3 +181,27 @@ async def limited_worker() -> str:
 async def test_limits_hold_up_no_test(rt: Runtime) -> None:
     """Where no supervisor runs every permit is there at once."""
     assert await rt.run(limited_worker) == "ran"
+
+
+@agent_process
+async def collects(count: int) -> list[Any]:
+    return [await receive("item") for _ in range(count)]
+
+
+async def test_signals_are_kept_for_who_is_parked_or_without_a_host(rt: Runtime) -> None:
+    """A parked process is woken by one; what is sent while no host runs is there when one does; in their order."""
+    started = await rt.start(collects, 4)
+
+    async def is_parked() -> bool:
+        return not any(partition.residents for partition in rt.host.partitions.values())
+
+    await event(started, "started")
+    await until(is_parked, "that it is parked")
+    await started.signal("item", 1)
+    await rt.kill_host()
+    await started.signal("item", 2)
+    await rt.crash_host()
+    await started.signal("item", 3)
+    await started.signal("item", 4)
+    await rt.start_host()
+    assert await started.result(30) == [1, 2, 3, 4]

@@ -230,6 +230,39 @@ def test_a_lost_machine_ends_the_agent(world: World, services: Services) -> None
     world.check()
 
 
+def test_a_failure_names_the_agents_and_machines_that_were_there(world: World, services: Services) -> None:
+    """Whoever tries again may look at what they have left."""
+    pid = begin(services, single, "x")
+    services.call(pid, services.agent, "give_up", reason="too hard")
+    services.settle(timers=True, until=world.clock + 60)
+    failed = world.events(pid)[-1]
+    assert (failed.type, failed.data["reason"]) == ("failed", "gave up: too hard")
+    assert failed.data["agents"] == [services.agent]
+    assert len(failed.data["machines"]) == 1
+    world.check()
+
+
+@agent_process(stall_after=60)
+async def looks_on() -> None:
+    await agent("worker", "You work.", model="m/1")
+    await wait()
+
+
+def test_turns_of_an_agent_are_progress(world: World, services: Services) -> None:
+    """Its process stalls a minute after the last one."""
+    pid = begin(services, looks_on)
+    for _ in range(3):
+        world.clock += 50
+        services.news(pid, services.agent, "turn")
+        services.settle(timers=True, until=world.clock)
+    last = world.clock
+    services.settle(timers=True, until=last + 55)
+    assert "stalled" not in world.types(pid)
+    services.settle(timers=True, until=last + 65)
+    assert world.types(pid).count("stalled") == 1
+    world.check()
+
+
 def test_silent_doors_end_the_harness(world: World, services: Services) -> None:
     """The gateway says it is lost: the command is killed, and what follows is decided by its end."""
     pid = begin(services, single, "x")

@@ -9,10 +9,12 @@ from fold_world import World
 from regrow import (
     Backoff,
     ExecutionFailed,
+    ProcessHandle,
     RestartIntensityExceeded,
     SupervisionError,
     Supervisor,
     agent_process,
+    bubble,
     current_process,
     done,
     emit,
@@ -267,6 +269,46 @@ def test_a_call_that_may_be_done_twice_waits_for_the_next_incarnation(world: Wor
         with pytest.raises(Exception, match="has ended"):
             world.answer_of(survives)
     world.check()
+    world.check()
+
+
+@agent_process
+async def holds_on() -> list[Any]:
+    child = spawn(worker, restart="permanent", backoff=Backoff(initial=1.0, jitter=0.0))
+    bubble(child, source="kept")
+    other = spawn(watches, child)
+    seen: list[Any] = []
+    for text in ("first", "second"):
+        seen.append([text, await child.call("hello", wait=True)])
+        await child.call("crash", reason=text)
+        await child.events.listen_for("restarted")
+    seen.append(await other)
+    child.cancel()
+    seen.append([event.type async for event in child.events])
+    return seen
+
+
+@agent_process
+async def watches(handle: ProcessHandle) -> list[str]:
+    """A handle that was handed on."""
+    seen: list[str] = []
+    async for event in handle.events:
+        seen.append(event.type)
+        if seen.count("up") == 3:
+            break
+    return [*seen, await handle.call("hello")]
+
+
+def test_handles_calls_and_bubbles_go_on_across_restarts(world: World) -> None:
+    """Of the parent, and of another process that was given the handle."""
+    pid = world.start(holds_on)
+    world.settle()
+    first, second, seen, own = world.result(pid)
+    assert (first, second) == (["first", "w"], ["second", "w"])
+    assert own == ["started", "up", "restarted", "up", "restarted", "up", "cancelled"]
+    assert seen == [*own[:-1], "w"]
+    bubbled = [event.type for event in world.events(pid) if event.source == "kept"]
+    assert bubbled == own
     world.check()
 
 
