@@ -6,8 +6,9 @@ import asyncio
 from pathlib import Path
 
 import pytest
-from chaoskit import Stack
+from chaoskit import Stack, until
 from regrow.client import RemoteProcess
+from regrow_protocol import messages as m
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(120)]
 
@@ -109,3 +110,31 @@ async def test_a_release_is_rolled_back(stack: Stack, tmp_path: Path, moves: lis
     log = await stack.log()
     assert log.ambiguous() == []
     assert log.repeated_events() == []
+
+
+async def test_processes_stay_with_their_version_until_a_new_one_takes_them(stack: Stack, tmp_path: Path) -> None:
+    """While a host of their build lives, one of another build gets only what is started on it; one that says
+    `upgrade="auto"` gets them all. Each host tells its version."""
+    release = Release(tmp_path)
+    release.write("old")
+    await stack.supervise()
+    old = await stack.host(release.path, REGROW_APP_VERSION="1.0")
+    leaves = [await stack.start("leaf") for _ in range(8)]
+    await run(leaves, "old")
+    release.write("new")
+    await stack.host(release.path, REGROW_APP_VERSION="2.0")
+    fresh = [await stack.start("leaf") for _ in range(8)]
+    await run(fresh, "new")
+    await run(leaves, "old")
+    await stack.host(release.path, REGROW_APP_VERSION="2.0", REGROW_UPGRADE="auto")
+    entries = [entry async for entry in stack.bus.kv("regrow_hosts").items(">")]
+    assert sorted(m.decode(entry.value, m.HostRecord).version for entry in entries) == ["1.0", "2.0", "2.0"]
+
+    async def moved() -> bool:
+        return set(await asyncio.gather(*(leaf.call("ping", wait=True) for leaf in leaves))) == {"new"}
+
+    await until(moved, "their move")
+    assert not old.deaths
+    await asyncio.gather(*(leaf.call("go") for leaf in leaves + fresh))
+    results = await asyncio.gather(*(leaf.result(30) for leaf in leaves + fresh))
+    assert results == [["before", "new"]] * 16
