@@ -436,6 +436,23 @@ def test_the_error_carries_every_failure(world: World) -> None:
     ]
 
 
+@agent_process
+async def awaits_in_its_block() -> int:
+    try:
+        async with supervise(max_restarts=2, within=100.0) as top:
+            top.start(worker, "other", id="other")
+            await top.start(failing, "one", id="x", restart="transient")
+    except RestartIntensityExceeded as error:
+        return len(error.failures)
+    return 0
+
+
+def test_who_awaits_the_child_over_which_its_group_gives_up_hears_of_the_group(world: World) -> None:
+    """Not only of the last failure of that child."""
+    assert world.run(awaits_in_its_block) == 3
+    assert runs(world) == {}
+
+
 def test_permanent_transient_temporary_within_a_group(world: World) -> None:
     """A temporary child is not restarted even when it would be with others (rest_for_one, one_for_all)."""
     children = {"a": {"restart": "permanent"}, "b": {"restart": "transient"}, "c": {"restart": "temporary"}}

@@ -487,6 +487,7 @@ class Supervisor:
         assert self._worker is not None
         if isinstance(error, GeneratorExit):
             return  # the process leaves memory
+        gave_up = self._error is not None  # so the body's error may be that of a child which was stopped for it
         self._left = True
         self._stir()
         try:
@@ -500,5 +501,6 @@ class Supervisor:
             raise
         if self._body_cancelled and isinstance(error, asyncio.CancelledError) and self._body is not None:
             self._body.uncancel()
-        if self._error is not None and (error is None or isinstance(error, asyncio.CancelledError)):
+        theirs = isinstance(error, asyncio.CancelledError) or (gave_up and isinstance(error, Exception))
+        if self._error is not None and (error is None or theirs):
             raise self._error from None
