@@ -31,7 +31,7 @@ from .mcp_calls import METHOD, Incoming
 from .mcp_server import PRIMED, answered, lost, refused
 from .waiting import first
 
-RETRY_MS = 3000
+RETRY_MS = 5000
 """After which a client whose connection broke comes again. Most try twice only: enough for a gateway's new start."""
 CHANGED = {"jsonrpc": "2.0", "method": "notifications/tools/list_changed"}
 HEADERS = {"cache-control": "no-cache, no-transform", "x-accel-buffering": "no"}
