@@ -23,8 +23,14 @@ class Node:
         self.id, self.restart, self.significant = spec["id"], spec["restart"], spec["significant"]
         self.path: str = f"{parent.path}.{self.id}" if parent else self.id
         self.alive, self.over, self.run = False, True, -1
+        self.unseen = False  # it has ended, and its supervisor has not dealt with that
         self.children: list[Node] = []
         self.restarts: list[tuple[float, list[Any]]] = []
+
+    @property
+    def active(self) -> bool:
+        """As far as its supervisor knows."""
+        return self.alive or self.unseen
 
     def comes_again(self, reason: Exit) -> bool:
         return reason != "final" and (self.restart == "permanent" or (self.restart, reason) == ("transient", "failed"))
@@ -54,6 +60,7 @@ class Model:
 
     def stop(self, node: Node) -> None:
         """Its supervisor ends it: what is below it first, and not longer than its `shutdown`."""
+        node.unseen = False
         if node.alive:
             self._stop_children(node)
             shutdown = node.spec["shutdown"]
@@ -71,38 +78,40 @@ class Model:
 
     def exits(self, *deaths: tuple[Node, Exit]) -> None:
         """Children of one supervisor end by themselves, in this order, before it hears of the first."""
+        self.die(*deaths)
+        self.hear(deaths[0][0].parent, *deaths)
+
+    def die(self, *deaths: tuple[Node, Exit]) -> None:
         for node, reason in deaths:
             self._stop_children(node)
             self.clock += node.spec["slow"] if reason == "cancelled" else 0
-            node.alive, node.over = False, not node.comes_again(reason)
+            node.alive, node.over, node.unseen = False, not node.comes_again(reason), True
             self._note("down", node)
-        above, waiting = deaths[0][0].parent, list(deaths)
-        while above and above.alive and waiting:
-            waiting = self._deal_with(above, *waiting.pop(0), waiting)
-        self._may_be_done(above)
 
-    def _may_be_done(self, above: Node | None) -> None:
-        if above and above.alive and not above.spec["held"] and not any(each.alive for each in above.children):
+    def hear(self, above: Node | None, *deaths: tuple[Node, Exit]) -> None:
+        """A supervisor deals with them, and has nothing else to do after that."""
+        for node, reason in deaths:
+            if above and above.alive and node in above.children and node.unseen:
+                node.unseen = False
+                self._deal_with(above, node, reason)
+        if above and above.alive and not above.spec["held"] and not any(each.active for each in above.children):
             self.exits((above, "done"))
 
-    def _deal_with(
-        self, above: Node, node: Node, reason: Exit, waiting: list[tuple[Node, Exit]]
-    ) -> list[tuple[Node, Exit]]:
+    def _deal_with(self, above: Node, node: Node, reason: Exit) -> None:
         spec = above.spec
         if not node.comes_again(reason):
             if node.restart == "temporary" or spec["strategy"] == "simple_one_for_one":
                 above.children.remove(node)
-            active = [each for each in above.children if each.alive or each in [other for other, _ in waiting]]
-            if node.significant and (spec["auto"] == "any_significant" or not any(each.significant for each in active)):
+            left = any(each.significant and each.active for each in above.children)
+            if node.significant and (spec["auto"] == "any_significant" or not left):
                 self.exits((above, "done"))
-                return []
-            return waiting
+            return
         above.restarts = [each for each in above.restarts if each[0] >= self.clock - spec["within"]]
         above.restarts.append((self.clock, [node.id, node.run, reason]))
         if len(above.restarts) > spec["max_restarts"]:
             self.gave_up.append((above.path, [what for _, what in above.restarts]))
             self.exits((above, "failed"))
-            return []
+            return
         affected = {"one_for_all": above.children, "rest_for_one": above.children[above.children.index(node) :]}
         group = list(affected.get(spec["strategy"], [node]))
         for each in reversed(group):
@@ -111,25 +120,29 @@ class Model:
         for each in group:
             if each.restart != "temporary":
                 self.start(each)
-        return [(other, why) for other, why in waiting if other not in group]
 
-    def terminate_child(self, node: Node) -> None:
+    def terminate_child(self, node: Node) -> bool:
+        """False where it is not known."""
         assert node.parent
+        if node not in node.parent.children:
+            return False
         self.stop(node)
         if node.restart == "temporary" or node.parent.spec["strategy"] == "simple_one_for_one":
             node.parent.children.remove(node)
-        self._may_be_done(node.parent)
+        return True
 
     def restart_child(self, node: Node) -> bool:
-        """False where it runs already."""
-        if not node.alive:
-            self.start(node)
-            return True
-        return False
+        """False where it is not known, or runs."""
+        assert node.parent
+        if node.active or node not in node.parent.children or not node.parent.alive:
+            return False
+        self.start(node)
+        return True
 
     def delete_child(self, node: Node) -> bool:
-        """False where it runs."""
+        """False where it is not known, or runs."""
         assert node.parent
-        if not node.alive:
-            node.parent.children.remove(node)
-        return not node.alive
+        if node.active or node not in node.parent.children:
+            return False
+        node.parent.children.remove(node)
+        return True

@@ -215,31 +215,32 @@ def do(tree: Tree, model: Model, event: list[Any]) -> None:
             world.call(living[node.path].id, "end", how=numbers[1])
         world.settle()
         model.exits((node, numbers[1]))
-    elif kind == "ends":
+    elif supervisors:
         above = supervisors[numbers[0] % len(supervisors)]
         workers = [each for each in above.children if each.alive and "children" not in each.spec]
         deaths = {workers[n % len(workers)]: how for n, how in numbers[1]} if workers else {}
+        asked = [(what, above.children[n % len(above.children)]) for what, n in numbers[2]] if above.children else []
         for node, how in deaths.items():
             world.call(living[node.path].id, "end", how=how)
+        replies = [world.call(living[above.path].id, what, child=node.id) for what, node in asked]
         world.settle()
-        if deaths:
-            model.exits(*deaths.items())
-    else:
-        above = supervisors[numbers[0] % len(supervisors)]
-        if above.children:
-            node = above.children[numbers[1] % len(above.children)]
-            reply = world.call(living[above.path].id, kind, child=node.id)
-            world.settle()
-            assert (getattr(model, f"{kind}_child")(node) is not False) is (world.replies[reply][0].error is None)
+        model.die(*deaths.items())
+        done = [getattr(model, f"{what}_child")(node) for what, node in asked]
+        model.hear(above, *deaths.items())
+        if above.alive:
+            assert done == [world.replies[reply][0].error is None for reply in replies]
 
 
 NUMBER = st.integers(0, 11)
 HOW = st.sampled_from(["failed", "failed", "failed", "done", "final"])
+ASKED = st.tuples(st.sampled_from(["terminate", "restart", "delete"]), NUMBER)
 EVENTS = st.lists(
     st.one_of(
         st.tuples(st.just("end"), NUMBER, st.one_of(HOW, st.just("cancelled"))),
-        st.tuples(st.just("ends"), NUMBER, st.lists(st.tuples(NUMBER, HOW), min_size=2, max_size=4)),
-        st.tuples(st.sampled_from(["terminate", "restart", "delete"]), NUMBER, NUMBER),
+        st.tuples(
+            st.just("at once"), NUMBER, st.lists(st.tuples(NUMBER, HOW), max_size=3), st.lists(ASKED, max_size=3)
+        ),
+        st.tuples(st.just("at once"), NUMBER, st.just([]), st.lists(ASKED, min_size=1, max_size=1)),
         st.tuples(st.just("time"), st.sampled_from([4, 20, 60])),
         st.tuples(st.just("host"), st.integers(0, 3)),
     ),
