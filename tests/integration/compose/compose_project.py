@@ -21,7 +21,7 @@ from docker_engine import Engine, NoEngine
 from stand_in_images import EXTRAS, ROOT, nats_image, python_image
 
 SERVICES = ("supervisor", "machine-manager", "agent-gateway", "registry")
-TIMEOUT = 60.0
+TIMEOUT = 120.0
 
 
 def compose_command() -> list[str]:
@@ -42,15 +42,19 @@ class Project:
     """The stack of `docker-compose.yml`.
 
     Attributes:
-        image: of Regrow, and tags of the others.
+        folder: for what it is made of.
+        command: of Compose.
+        name: what is its own has it in its name.
     """
 
     engine: Engine
+    folder: Path
     command: list[str]
     name: str = field(default_factory=lambda: f"rgt{secrets.token_hex(4)}")
 
     def __post_init__(self) -> None:
         self.image, self.nats, self.python = (f"{self.name}-{of}:1" for of in ("regrow", "nats", "python"))
+        (self.folder / "empty").touch()
         self.port = _free_port()
         self.client: docker.APIClient = self.engine.client(timeout=300)
         self._environment = {
@@ -63,10 +67,10 @@ class Project:
             "REGROW_GATEWAY_PORT": str(_free_port()),
         }
 
-    def build(self, folder: Path) -> None:
+    def build(self) -> None:
         """Make the images."""
-        nats_image(self.engine, self.nats, folder)
-        python_image(self.engine, self.python, folder)
+        nats_image(self.engine, self.nats, self.folder)
+        python_image(self.engine, self.python, self.folder)
         said = list(
             self.client.build(
                 path=str(ROOT),
@@ -82,8 +86,10 @@ class Project:
 
     def compose(self, *arguments: str) -> str:
         """Run compose; its output."""
+        # Without what somebody has beside it.
+        alone = ("--file", "docker-compose.yml", "--env-file", str(self.folder / "empty"))
         done = subprocess.run(
-            [*self.command, *arguments],
+            [*self.command, *alone, *arguments],
             cwd=ROOT, env=self._environment, capture_output=True, text=True, timeout=TIMEOUT, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -133,8 +139,9 @@ class Project:
 
     def get(self, service: str, path: str) -> str:
         """What its health server says there, from outside."""
-        host, _, port = self.compose("port", service, "8080").strip().partition(":")
-        connection = http.client.HTTPConnection(host, int(port), timeout=10)
+        (one,) = self.containers(service)
+        (door,) = self.client.port(one, 8080)
+        connection = http.client.HTTPConnection(door["HostIp"], int(door["HostPort"]), timeout=10)
         with contextlib.closing(connection):
             connection.request("GET", path)
             return connection.getresponse().read().decode()
@@ -180,9 +187,9 @@ def project(engine: Engine, folder: Path) -> Iterator[Project]:
     Raises:
         NoEngine: there is no Compose.
     """
-    made = Project(engine, compose_command())
+    made = Project(engine, folder, compose_command())
     try:
-        made.build(folder)
+        made.build()
         yield made
     finally:
         made.close()
@@ -193,10 +200,12 @@ def eventually(condition: Callable[[], Any], what: str, timeout: float = TIMEOUT
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, f"{what}: not within {timeout} s"
-        time.sleep(0.1)
+        time.sleep(0.5)
 
 
 def _free_port() -> int:
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        return trial.getsockname()[1]
+    """One that is free, and that the system gives nobody who asks for any: it must be free after `down`, too."""
+    while True:
+        with socket.socket() as trial, contextlib.suppress(OSError):
+            trial.bind(("127.0.0.1", 20_000 + secrets.randbelow(10_000)))
+            return trial.getsockname()[1]

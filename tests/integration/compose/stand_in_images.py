@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pip
-from docker_engine import Engine, root_filesystem
+from docker_engine import Engine, NoEngine, root_filesystem
 from regrow_protocol.server import find_binary
 
 ROOT = Path(__file__).parents[3]
@@ -42,17 +42,24 @@ _PIP_CONF = b"[global]\nno-index = true\nfind-links = /wheels\n"
 
 
 def python_image(engine: Engine, tag: str, folder: Path) -> None:
-    """Make an image like `python:3.x-slim` with the wheels; `folder` is for them, and for its archive."""
+    """Make an image like `python:3.x-slim` with the wheels; `folder` is for them, and for its archive.
+
+    Raises:
+        NoEngine: this machine lacks a program for it.
+    """
+    tools = [Path(found) for name in PROGRAMS if (found := shutil.which(name, path="/usr/sbin:/usr/bin:/bin"))]
+    if len(tools) < len(PROGRAMS):
+        raise NoEngine(f"the tests' image takes {' and '.join(PROGRAMS)} from this machine; `make system-deps`")
     wheels = folder / "wheels"
-    subprocess.run(
+    got = subprocess.run(
         [sys.executable, "-m", "pip", "download", "-q", "-d", wheels, "-c", ROOT / "constraints.txt",
          f"{ROOT}[{','.join(EXTRAS)}]", "hatchling"],
-        check=True, capture_output=True, text=True,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
+    assert got.returncode == 0, got.stderr
     version = f"python{sys.version_info[0]}.{sys.version_info[1]}"
     executable = Path(sys.executable).resolve()
     library = Path(sysconfig.get_path("stdlib"))
-    programs = [Path(found) for name in PROGRAMS if (found := shutil.which(name, path="/usr/sbin:/usr/bin:/bin"))]
     archive = folder / "python.tar"
     archive.write_bytes(root_filesystem())
     with tarfile.open(archive, "a") as image:
@@ -65,9 +72,9 @@ def python_image(engine: Engine, tag: str, folder: Path) -> None:
             _link(image, f"usr/local/bin/{link}", version)
         add(library, f"usr/local/lib/{version}")
         add(Path(pip.__file__).parent, f"usr/local/lib/{version}/pip")
-        for program in programs:
-            add(program, f"usr/bin/{program.name}")
-        for name in _libraries([executable, *programs, *(library / "lib-dynload").glob("*.so")]):
+        for name, program in zip(PROGRAMS, tools, strict=True):
+            add(program, f"usr/bin/{name}")
+        for name in _libraries([executable, *tools, *(library / "lib-dynload").glob("*.so")]):
             add(Path(name).resolve(), name.lstrip("/"))
         for needed in filter(Path.exists, map(Path, _DATA)):
             add(needed, str(needed).lstrip("/"))

@@ -7,6 +7,7 @@ import json
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from compose_project import SERVICES, Project, eventually, project
@@ -19,30 +20,24 @@ TASKS = {"count these four words": "4 words", "a hard nut": "3 words", "a fragil
 pytestmark = [pytest.mark.docker, pytest.mark.xdist_group("compose"), pytest.mark.timeout(400)]
 
 
-@pytest.fixture(scope="module")
-def stack(docker_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+@pytest.fixture
+def stack(docker_engine: Engine, tmp_path: Path) -> Iterator[Project]:
     """All of it, built from what is here, started and healthy."""
     try:
-        with project(docker_engine, tmp_path_factory.mktemp("images")) as made:
+        with project(docker_engine, tmp_path) as made:
             made.up()
             yield made
     except NoEngine as error:
         pytest.skip(str(error))
 
 
-def test_nobody_is_root_and_all_say_how_they_are(stack: Project) -> None:
-    """Services and the host run as an ordinary user on a file system that they cannot change."""
-    for service in (*SERVICES, "host"):
-        assert stack.inside(service, "id", "-u").strip() == "10001"
-        assert "Read-only" in stack.inside(service, "sh", "-c", "touch /app/x 2>&1")
-    for service in SERVICES:
-        assert "regrow_nats_connected" in stack.get(service, "/metrics")
-        assert json.loads(stack.get(service, "/readyz")) == {"status": "ready", "wrong": {}}
-
-
 def test_a_program_survives_the_end_of_what_runs_it(stack: Project) -> None:
     """An agent-gateway that is away, a killed host and a stopped supervisor in the middle of a program: its result is
-    right, nothing was done twice, and it is there after `down` and `up`."""
+    right, nothing was done twice, and it is there after `down` and `up`.
+
+    All is one test, for the stack takes long to build and to start.
+    """
+    nobody_is_root_and_all_say_how_they_are(stack)
     stack.compose("stop", "agent-gateway")
     arguments = ["start", "worker_pool", "worker_pool", f"specs={json.dumps(list(TASKS))}", "--wait", "--quiet"]
     with started(stack, *arguments) as program:
@@ -55,7 +50,7 @@ def test_a_program_survives_the_end_of_what_runs_it(stack: Project) -> None:
         eventually(lambda: states(stack, "agents")["ended"], "an agent has ended")
         stack.kill("host")  # once more, while others work, or have just ended
         stack.compose("start", "host")
-        told, _ = program.communicate(timeout=60)
+        told, _ = program.communicate(timeout=120)
     assert json.loads(told) == TASKS
     processes = stack.regrow("ls", "--all")
     done_once(stack, processes)
@@ -67,6 +62,16 @@ def test_a_program_survives_the_end_of_what_runs_it(stack: Project) -> None:
     arguments = ["start", "worker_pool", "worker_pool", 'specs=["two words"]', "--wait", "--quiet"]
     told = subprocess.run(stack.regrow_command(*arguments), stdout=subprocess.PIPE, text=True, timeout=60, check=True)
     assert json.loads(told.stdout) == {"two words": "2 words"}
+
+
+def nobody_is_root_and_all_say_how_they_are(stack: Project) -> None:
+    """Services and the host run as an ordinary user on a file system that they cannot change."""
+    for service in (*SERVICES, "host"):
+        assert stack.inside(service, "id", "-u").strip() == "10001"
+        assert "Read-only" in stack.inside(service, "sh", "-c", "touch /app/x 2>&1")
+    for service in SERVICES:
+        assert "regrow_nats_connected" in stack.get(service, "/metrics")
+        assert json.loads(stack.get(service, "/readyz")) == {"status": "ready", "wrong": {}}
 
 
 @contextlib.contextmanager
