@@ -261,8 +261,13 @@ class Upheaval:
         if len(self._hosts) > 1:
             host = self._one()
             os.kill(host.os_pid, signal.SIGTERM)
-            await asyncio.sleep(self._dice.random() * 0.03)  # somewhere in its hand-over
-            await self._stack.kill(host)
+            await asyncio.sleep(self._dice.random() * 0.03)  # somewhere in its hand-over, if that is not over
+            host.kill()
+
+            async def gone() -> bool:
+                return host.deaths > 0
+
+            await until(gone, "the end of a host")
 
     async def _kill(self) -> None:
         if len(self._hosts) > 1:
