@@ -359,8 +359,13 @@ class Supervisor:
                 async with self._free:
                     if self._ends:
                         await self._deal_with(*self._ends.popleft())
-            if self._over or (self._left and not self._has_work()):
+            if self._over:
                 break
+            if self._left and not self._has_work():
+                async with self._free:  # what was asked for before comes first
+                    if not self._has_work():
+                        break
+                continue
             self._wake = asyncio.get_running_loop().create_future()
             await self._wake
         self._over = True
