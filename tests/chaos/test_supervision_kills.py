@@ -45,7 +45,11 @@ async def all_up(stack: Stack, pids: dict[str, str], run: int) -> None:
             types = await announced(stack, pid)
             return types.count("up") == run + 1 and types[-1] == "up"
 
-        await until(is_up, f"{name} as incarnation {run}", 120, every=0.05)
+        try:
+            await until(is_up, f"{name} as incarnation {run}", 120, every=0.05)
+        except AssertionError as error:
+            said = {of: await announced(stack, other) for of, other in pids.items()}
+            raise AssertionError(f"{error}; stuck: {await stack.stuck()}; announced: {said}") from error
         assert await (await stack.client.find(pid)).call("hello", wait=True) == name
 
 
