@@ -155,6 +155,8 @@ def test_codes_in_the_table_exist() -> None:
         "regrow_service.settings",
         "regrow_cli.asking_agents",
         "regrow_cli.endpoints",
+        "regrow_cli.limits",
+        "regrow_cli.schedules",
         "regrow_cli.using_machines",
         "regrow_cli.resolve",
     ):
