@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 from fold_world import World
 from regrow import (
     Backoff,
+    ExecutionCancelled,
     ExecutionFailed,
     ProcessHandle,
     RestartIntensityExceeded,
@@ -511,6 +513,30 @@ def test_auto_shutdown_any_significant(world: World) -> None:
     tell(world, by_name(world)["b"].id, "finish")
     assert world.result(pid) == "over"
     assert runs(world) == {}
+
+
+@agent_process
+async def waits_inside(cancelled: bool) -> str:
+    async with supervise(auto_shutdown="any_significant") as top:
+        top.start(worker, "a", id="a", restart="transient", significant=True)
+        me = asyncio.current_task()
+        if cancelled and me is not None:
+            me.cancel()
+        await sleep(1000.0)
+    return "left"
+
+
+def test_auto_shutdown_ends_what_the_block_waits_for(world: World) -> None:
+    """As a supervisor of OTP ends; a cancel from elsewhere stays one."""
+    pid = world.start(waits_inside, False)
+    world.settle(timers=False)
+    tell(world, by_name(world)["a"].id, "finish")
+    assert world.result(pid) == "left"
+    other = world.start(waits_inside, True)
+    world.settle(timers=False)
+    with pytest.raises(ExecutionCancelled):
+        world.result(other)
+    world.check()
 
 
 def test_auto_shutdown_all_significant(world: World) -> None:

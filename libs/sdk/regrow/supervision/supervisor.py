@@ -379,6 +379,7 @@ class Supervisor:
                 self._forget(managed)
             if managed.significant and self._is_last_significant(managed):
                 await self._shut_down()
+                self._leave_block()
         elif managed.state == "down":
             self._count(managed, message)
             if len(self._failures) > self._max_restarts:
@@ -461,6 +462,10 @@ class Supervisor:
         text = f"Children were started again more than {self._max_restarts} times within {self._within:g} s"
         self._error = RestartIntensityExceeded(f"{text}; last: {last.id} ({why})", failures=failures)
         await self._shut_down()
+        self._leave_block()
+
+    def _leave_block(self) -> None:
+        """The group has ended by itself: so does whatever its block still waits for."""
         if self._body is not None and not self._left:
             self._body_cancelled = True
             self._body.cancel()
@@ -488,10 +493,10 @@ class Supervisor:
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    ) -> bool:
         assert self._worker is not None
         if isinstance(error, GeneratorExit):
-            return  # the process leaves memory
+            return False  # the process leaves memory
         gave_up = self._error is not None  # so the body's error may be that of a child which was stopped for it
         self._left = True
         self._stir()
@@ -504,8 +509,10 @@ class Supervisor:
         except asyncio.CancelledError:
             await self.stop()
             raise
+        ours = False
         if self._body_cancelled and isinstance(error, asyncio.CancelledError) and self._body is not None:
-            self._body.uncancel()
+            ours = self._body.uncancel() == 0
         theirs = isinstance(error, asyncio.CancelledError) or (gave_up and isinstance(error, Exception))
         if self._error is not None and (error is None or theirs):
             raise self._error from None
+        return ours
