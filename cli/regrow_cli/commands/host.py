@@ -13,6 +13,7 @@ import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from regrow_protocol.errors import RegrowError
 
 from .. import settings
 from ..settings import Settings
@@ -108,18 +109,21 @@ async def _host(chosen: Settings, program: str, app: str, count: int, env: dict[
 async def _run(hosts: list[HostProcess]) -> None:
     """Start all, and wait until none can be kept running any more; raises why."""
     room = asyncio.Semaphore(2 * (os.cpu_count() or 1))
+    refused: list[RegrowError] = []
 
     async def start(host: HostProcess) -> None:
         async with room:
-            await host.start()
+            try:
+                if not refused:
+                    await host.start()
+            except RegrowError as error:
+                refused.append(error)
 
-    starting = [asyncio.ensure_future(start(host)) for host in hosts]
-    try:
-        await asyncio.gather(*starting)
-    finally:
-        for each in starting:
-            each.cancel()  # one that cannot start speaks for all
-        await asyncio.wait(starting)
+    async with asyncio.TaskGroup() as starting:
+        for host in hosts:
+            starting.create_task(start(host))
+    if refused:  # one speaks for all
+        raise refused[0]
     if len(hosts) > 1:
         print(f"All {len(hosts)} hosts run. Ctrl-C ends them.", flush=True)
     left = {host.failed for host in hosts}

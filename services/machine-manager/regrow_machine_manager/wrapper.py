@@ -107,10 +107,10 @@ keep() {
 rg_hold=
 claim() {
     set -C
-    echo $$ $rg_hold >"$1.run" || {
-        status "$1"
+    { echo $$ $rg_hold >"$1.run"; } 2>/dev/null || {
+        status "$1" 2>/dev/null
         return 1
-    } 2>/dev/null
+    }
     set +C
     now
     rg_setsid=/usr/bin/setsid
