@@ -16,7 +16,7 @@ from regrow.client import Client, RemoteProcess
 from regrow.errors import ExecutionCancelled, RegrowError
 from regrow.machines import Machine
 from regrow.outside import acting
-from regrow.testing.harness_conformance import find_program, scripted
+from regrow.testing.harness_programs import find_program, scripted
 from regrow.testing.scripted_model import Asked, Call, Say, ScriptedModel
 from regrow_cli.machines import ENDS, records
 from regrow_protocol import messages as m

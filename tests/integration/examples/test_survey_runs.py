@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from regrow import testing
 from regrow.program import load
-from regrow.testing.harness_conformance import find_program
+from regrow.testing.harness_programs import find_program
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 

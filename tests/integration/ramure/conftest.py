@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from regrow.testing.harness_conformance import INSTALLED
+from regrow.testing.harness_programs import INSTALLED
 from regrow.testing.scripted_model import MODEL, Asked, Call, Say, ScriptedModel
 from regrow_cli.stack import ensure_stack, stop_stack
 

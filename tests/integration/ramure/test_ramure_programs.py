@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 import pytest
-from regrow.testing.harness_conformance import find_program
+from regrow.testing.harness_programs import find_program
 
 from .conftest import PROGRAMS, Launch
 
