@@ -20,6 +20,8 @@ from regrow_protocol.bus import Bus
 from regrow_protocol.ids import new_id
 from regrow_protocol.server import Durability, NatsServer
 
+pytest.register_assert_rewrite("regrow.testing.machine_conformance", "regrow.testing.harness_conformance")
+
 Connect = Callable[..., Awaitable[Bus]]
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-pytest.register_assert_rewrite("regrow.testing.harness_conformance")
-from regrow.testing.harness_conformance import HarnessConformance  # noqa: E402
+from regrow.testing.harness_conformance import HarnessConformance
 
 pytestmark = pytest.mark.timeout(150)
 
