@@ -29,7 +29,8 @@ from regrow.testing.managers import Manager
 
 T = TypeVar("T")
 
-FIXTURES = Path(__file__).parents[1] / "tests" / "integration" / "machines"
+TESTS = Path(__file__).parents[1] / "tests"
+FIXTURES = (TESTS, TESTS / "integration" / "machines")
 BARE = Path(__file__).with_name("bare.py")
 MIB = 1 << 20
 AT_ONCE = 200
@@ -109,8 +110,7 @@ async def docker() -> AsyncIterator[Place]:
 @contextlib.contextmanager
 def _fixtures() -> Any:
     """The tests' fixtures can be imported; gives what they raise to skip a test."""
-    if str(FIXTURES) not in sys.path:
-        sys.path.append(str(FIXTURES))
+    sys.path += [str(folder) for folder in FIXTURES if str(folder) not in sys.path]
     try:
         from _pytest.outcomes import Skipped
 
