@@ -167,6 +167,7 @@ class Endpoints:
             for key, (call, seq) in self._running.items()
         }
         self._waiting.clear()
+        self._kept.clear()
 
     @property
     def waiting(self) -> list[tuple[m.Call, int]]:
