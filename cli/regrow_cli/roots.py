@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import typer
 from msgspec import Struct
+from regrow_protocol.messages import Restart
 
 from .errors import UsageError
 
@@ -28,7 +28,7 @@ class RootOptions(Struct, frozen=True):
 
     name: str = ""
     tags: dict[str, str] = {}
-    restart: Literal["", "permanent", "transient"] = ""
+    restart: Restart = ""
 
     @classmethod
     def of(cls, name: str, tags: Sequence[str] | None, restart: str) -> RootOptions:

@@ -58,6 +58,9 @@ class Op(Struct, frozen=True, array_like=True, gc=False):
 
 Status: TypeAlias = Literal["done", "failed", "cancelled"]
 
+Restart: TypeAlias = Literal["", "permanent", "transient"]
+"""When a process that has ended is started again: never (empty), always, or when it failed."""
+
 
 class FailureReport(Struct, frozen=True, omit_defaults=True):
     """What a failed process leaves to whoever tries again.
@@ -181,7 +184,7 @@ class Start(Request, frozen=True, tag="start", omit_defaults=True, kw_only=True)
     restarts: int = 0
     carry: Carry | None = None
     machine: Image | None = None
-    restart: Literal["", "permanent", "transient"] = ""
+    restart: Restart = ""
     tags: dict[str, str] = {}
     forks: list[Fork] = []
     fold: int = 0

@@ -5,7 +5,7 @@ They are asked for one after the other, in the order of their names, so that two
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from msgspec import Raw, UnsetType
@@ -15,6 +15,12 @@ from regrow_protocol.messages import Failure, Op
 
 if TYPE_CHECKING:
     from .process import Process
+
+
+def acquire_for(start: m.Start, pid: str, tags: Mapping[str, str], limit: str, priority: int) -> wire.Acquire:
+    """What a process, or a step of it, asks the supervisor for."""
+    parent = start.parent.pid if start.parent is not None else pid
+    return wire.Acquire(limit, priority, parent, start.type, dict(tags))
 
 
 class _Permit:
@@ -56,8 +62,7 @@ class Admission:
         assert process.type is not None
         assert process.start is not None
         name = self._left.pop(0)
-        parent = process.start.parent.pid if process.start.parent is not None else process.pid
-        acquire = wire.Acquire(name, process.type.options.priority, parent, process.start.type, process.tags)
+        acquire = acquire_for(process.start, process.pid, process.tags, name, process.type.options.priority)
         subject = wire.admission_subject(process.env.app)
         op = process.relations.command(
             "admission.acquire",

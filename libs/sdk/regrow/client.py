@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
@@ -156,7 +156,7 @@ class Client:
         pid: str = "",
         tags: dict[str, str] | None = None,
         machine: Image | None = None,
-        restart: Literal["", "permanent", "transient"] = "",
+        restart: m.Restart = "",
     ) -> RemoteProcess:
         """Start a root process; returns when its start is stored. `restart` goes before its type's."""
         pid = pid or ids.new_id(ids.PROCESS)

@@ -118,8 +118,8 @@ class Endings:
         assert start is not None
         assert type_ is not None
         backoff = type_.options.backoff
-        steady = process.clock - process.began_at >= backoff.steady
-        self._ends = 1 if steady or start.carry is None else start.carry.ends + 1
+        before = start.carry.ends if start.carry is not None else 0
+        self._ends = backoff.in_a_row(before, process.clock - process.began_at)
         status, _, failure = self._outcome()
         down = m.RootDown(
             status=status,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Raw
 from regrow_protocol.errors import ValueTooLarge
-from regrow_protocol.messages import Failure, FailureReport
+from regrow_protocol.messages import EventRecord, Failure, FailureReport
 
 from .codec import from_raw, to_raw
 from .operations import Pending, is_program
@@ -135,6 +135,13 @@ def failure_raw(failure: Failure, args: Raw | None = None) -> Raw:
         return to_raw(failure_data(failure, args))
     except ValueTooLarge:
         return to_raw(failure_data(failure))
+
+
+def failed_record(pid: str, seq: int, time: float, failure: Failure) -> EventRecord:
+    """The last event of a process that announces none itself, as number `seq` of what a watcher sees of it."""
+    return EventRecord(
+        pid=pid, incarnation=0, n=0, seq=seq, type="failed", time=time, data=failure_raw(failure), final=True
+    )
 
 
 def failure_in(data: dict[str, Any]) -> Failure:

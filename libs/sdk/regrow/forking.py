@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from msgspec import Raw
 from regrow_protocol import messages as m
 from regrow_protocol.messages import Failure
 
@@ -19,14 +18,6 @@ if TYPE_CHECKING:
 
 FORKED = Failure("Forked", "it was under way where this history was cut off from another process's", "forked")
 """The outcome of what was pending at the cut."""
-
-
-def severed_record(pid: str, seq: int, time: float) -> m.EventRecord:
-    """The last event that a fork sees of a process that the other one watched."""
-    data = {"reason": FORKED.message, "error": FORKED.error, "code": FORKED.code, "retryable": FORKED.retryable}
-    return m.EventRecord(
-        pid=pid, incarnation=0, n=0, seq=seq, type="failed", time=time, data=Raw(m.encode(data)), final=True
-    )
 
 
 class Copying:

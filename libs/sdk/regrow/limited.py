@@ -11,6 +11,7 @@ from regrow_protocol import subjects
 from regrow_protocol.errors import RegrowError
 
 from . import scope
+from .admission import acquire_for
 
 
 class AdmissionFailed(RegrowError):
@@ -30,8 +31,7 @@ async def limited(name: str, *, priority: int = 0) -> AsyncGenerator[None]:
     subjects.token(name)
     here = scope.current()
     subject = wire.admission_subject(here.app)
-    parent = here.start.parent.pid if here.start.parent is not None else here.pid
-    acquire = wire.Acquire(name, priority, parent, here.start.type, here.tags)
+    acquire = acquire_for(here.start, here.pid, here.tags, name, priority)
     asked = here.command("admission.acquire", subject, acquire, None, AdmissionFailed, compared=acquire.compared())
     try:
         await asyncio.shield(asked.future)

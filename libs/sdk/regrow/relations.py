@@ -15,7 +15,8 @@ from regrow_protocol.messages import Failure, Op, Ref
 
 from .commanding import Commands
 from .definition import Bound
-from .forking import FORKED, severed_record
+from .failures import failed_record
+from .forking import FORKED
 from .handle import EventFeed, Wait
 from .machines.keepsakes import Keepsakes
 from .operations import Child, Output
@@ -158,7 +159,7 @@ class Relations:
         process = self._process
         op = process.operation("watch", pid)
         if pid in self.severed:
-            feed.push(severed_record(pid, 1, process.clock))
+            feed.push(failed_record(pid, 1, process.clock, FORKED))
             return
         self._watch_ops[op.n] = pid
         process.send(pid, m.Watch(by=self._by(op), k=self._next(pid)), op.n)
@@ -271,7 +272,7 @@ class Relations:
             pending.settle(UNSET, FORKED)
         for pid, feed in self._feeds.items():
             if not feed.ended:
-                feed.push(severed_record(pid, feed.last + 1, process.clock))
+                feed.push(failed_record(pid, feed.last + 1, process.clock, FORKED))
 
     def drop(self) -> None:
         """Wait for nothing any more."""

@@ -12,7 +12,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from regrow_protocol import messages as m
 from regrow_protocol.bus import Bus
@@ -106,7 +106,7 @@ class Session:
         name: str = "",
         result_type: Any = Any,
         tags: dict[str, str] | None = None,
-        restart: Literal["", "permanent", "transient"] = "",
+        restart: m.Restart = "",
     ) -> RemoteProcess:
         """Start a root on the session's host."""
         ready = self.host.ready

@@ -7,13 +7,13 @@ what came before a late `start` all the same; the first answer counts. Hosts of 
 from __future__ import annotations
 
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import UNSET
 from regrow_protocol import messages as m
 from regrow_protocol.messages import Ref
 
 from ..endpoints import answer_to
 from ..errors import ProcessNotFound, failure_of
-from ..failures import failure_data
+from ..failures import failed_record
 from ..operations import Output
 from ..process import Process
 
@@ -34,10 +34,7 @@ def answer(process: Process, message: m.Input, seq: int) -> None:
     if isinstance(message, m.Call):
         output = answer_to(process, message, UNSET, failure, lambda: seq)
     elif isinstance(message, m.Watch) and (by := message.by) is not None:
-        event = m.EventRecord(
-            pid=process.pid, incarnation=0, n=0, seq=message.after + 1, type="failed", time=process.clock,
-            data=Raw(m.encode(failure_data(failure))), final=True,
-        )  # fmt: skip
+        event = failed_record(process.pid, message.after + 1, process.clock, failure)
         output = Output("inbox", by.pid, m.Event(incarnation=by.incarnation, n=by.n, event=event), seq)
     elif isinstance(message, m.Link) and (by := message.by) is not None and not message.off:
         told = m.Exit(by=Ref(process.pid, 0, 0), status="failed", error=failure)

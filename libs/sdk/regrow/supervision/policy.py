@@ -56,6 +56,10 @@ class Backoff:
         if not 0 <= self.jitter <= 1:
             raise ValueError(f"the jitter of a Backoff must be 0 to 1: {self.jitter}")
 
+    def in_a_row(self, before: int, ran: float) -> int:
+        """How many ends in a row it is now, with one after `ran` seconds of running, and so many before that."""
+        return 1 if ran >= self.steady else before + 1
+
     def delay(self, failures: int, seed: str) -> float:
         """Seconds to wait after so many ends in a row (1 at first); `seed` decides the jitter."""
         plain = min(self.max, self.initial * self.factor ** min(failures - 1, 64))
@@ -104,9 +108,7 @@ class Alone:
         process = self._process
         if process.closing:
             return  # its cancel is on its way
-        if process.clock - self._began >= self._backoff.steady:
-            self._failures = 0
-        self._failures += 1
+        self._failures = self._backoff.in_a_row(self._failures, process.clock - self._began)
         delay = self._backoff.delay(self._failures, f"{process.seed}.{child.op.n}.{message.run}")
         process.loop.call_later(delay, self._again, child)
 
