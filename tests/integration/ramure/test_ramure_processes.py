@@ -186,6 +186,7 @@ async def test_a_cancelled_process_ends_its_children_and_answers_no_call() -> No
     @agent_process
     async def child() -> None:
         try:
+            emit("here")
             await asyncio.Event().wait()
         finally:
             left.append("child")
@@ -203,6 +204,7 @@ async def test_a_cancelled_process_ends_its_children_and_answers_no_call() -> No
     async def main() -> list[tuple[str, Any]]:
         handle = spawn(parent)
         assert await handle.call("ping") == "pong"
+        await handle.events.listen_for("here", replay=True)  # who has not begun leaves nothing behind
         handle.cancel()
         events = [(e.type, e.source) async for e in handle.events]
         with pytest.raises(Exception, match="has ended"):
