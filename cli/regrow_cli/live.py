@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import defaultdict
 
 from regrow_protocol import messages as m
@@ -11,6 +12,10 @@ from regrow_supervisor.choice import LiveBuild, newest
 
 from .errors import NoHost
 from .processes import hosts
+
+SUCCESSION = 5.0
+"""Seconds in which the host that follows one that died comes: `regrow host` and Kubernetes start it anew."""
+LOOK = 0.1
 
 
 async def build_for(bus: Bus, app: str, type_: str, *, build: str = "", target: str = "") -> str:
@@ -47,9 +52,16 @@ async def program_of(bus: Bus, app: str, build: str) -> m.Program | None:
     return m.Program(targets[0]) if targets else None
 
 
-async def is_hosted(bus: Bus, app: str, build: str) -> bool:
-    """Whether a host of this build lives."""
-    return any((host.app, host.build) == (app, build) for host in await hosts(bus))
+async def is_hosted(bus: Bus, app: str, build: str, *, within: float = 0.0) -> bool:
+    """Whether a host of this build lives, or one comes within some seconds."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + within
+    while True:
+        if any((host.app, host.build) == (app, build) for host in await hosts(bus)):
+            return True
+        if loop.time() >= deadline:
+            return False
+        await asyncio.sleep(LOOK)
 
 
 async def _created(bus: Bus, app: str, build: str) -> float | None:

@@ -49,7 +49,7 @@ async def _call(
     from ..arguments import parse
     from ..endpoints import call_public, is_public
     from ..errors import NoHost, TimeUp
-    from ..live import is_hosted
+    from ..live import SUCCESSION, is_hosted
     from ..processes import ENDS
     from ..resolve import find
 
@@ -59,7 +59,8 @@ async def _call(
         record = found.record
         if record is not None and record.status in ENDS:
             raise ProcessEnded(f"The process {found.pid} is {record.status}: it answers no calls any more")
-        if record is not None and not await is_hosted(bus, found.app, record.build):
+        soon = min(SUCCESSION, timeout or SUCCESSION)
+        if record is not None and not await is_hosted(bus, found.app, record.build, within=soon):
             raise NoHost(f"No host of app {found.app} runs that could answer", hint=f"regrow resume {found.pid}")
         client = Client(bus)
         try:

@@ -37,6 +37,7 @@ class Done(Struct):
     @property
     def json(self) -> Any:
         """Its standard output."""
+        assert self.out.strip(), f"it printed nothing, ended with {self.code} and said: {self.err}"
         return json.loads(self.out)
 
     @property
