@@ -1,13 +1,14 @@
 """`/metrics`, `/healthz` and `/readyz` over HTTP/1.1, on the service's own loop.
 
 `/healthz` answers 200 while the loop turns: who restarts services asks it. `/readyz` answers 200 only while every check
-passes, and 503 with the reasons otherwise: who sends traffic, or waits for a service to be up, asks it. One request per
-connection; a client that is slow to ask is dropped.
+passes, and 503 with the reasons otherwise: who sends traffic, or waits for a service to be up, asks it; `os_pid` tells
+which program answers. One request per connection; a client that is slow to ask is dropped.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Mapping
 from types import TracebackType
 
@@ -90,7 +91,7 @@ class HealthServer:
             return 200, _JSON, b'{"status":"ok"}\n'
         if path == b"/readyz":
             wrong = {name: reason for name, check in self.checks.items() if (reason := check())}
-            answer = {"status": "not ready" if wrong else "ready", "wrong": wrong}
+            answer = {"status": "not ready" if wrong else "ready", "wrong": wrong, "os_pid": os.getpid()}
             return (503 if wrong else 200), _JSON, msgspec.json.encode(answer) + b"\n"
         return 404, "text/plain", b"/metrics, /healthz or /readyz\n"
 

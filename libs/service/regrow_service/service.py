@@ -46,7 +46,8 @@ class Service(Generic[S]):
 
     Attributes:
         stopping: set it to end the service.
-        checks: by name, what must hold for `/readyz`; a service may add its own.
+        checks: by name, what must hold for `/readyz`, which says no before the tasks are made; a service may add
+            its own when it makes them.
         bus: connected, once the tasks are made.
         health_port: where the health server listens.
     """
@@ -56,10 +57,11 @@ class Service(Generic[S]):
         self.settings = settings
         self.metrics = Metrics(*tables)
         self.stopping = asyncio.Event()
-        self.checks: dict[str, Check] = {"nats": self._nats_check}
+        self.checks: dict[str, Check] = {"nats": self._nats_check, "start": self._start_check}
         self.log: Logger = get_logger(name)
         self.health_port = 0
         self._bus: Bus | None = None
+        self._started = False
 
     @property
     def bus(self) -> Bus:
@@ -115,6 +117,7 @@ class Service(Generic[S]):
     async def _run(self, tasks: Tasks) -> None:
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(task, name=name) for name, task in tasks.items()]
+            self._started = True
             self.log.info("started", tasks=sorted(tasks))
             await self.stopping.wait()
             deadline = self.settings.stop_deadline
@@ -126,6 +129,9 @@ class Service(Generic[S]):
 
     def _nats_check(self) -> str:
         return "" if self._bus is not None and self._bus.connected else "not connected"
+
+    def _start_check(self) -> str:
+        return "" if self._started else "streams are not there yet"
 
 
 async def until(stopping: asyncio.Event, work: Coroutine[Any, Any, None]) -> None:

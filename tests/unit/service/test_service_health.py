@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 
 import pytest
 from prometheus_client import Counter, Gauge
@@ -29,7 +30,7 @@ async def test_health_follows_the_checks() -> None:
     wrong = ""
     async with HealthServer(Metrics(), {"nats": lambda: wrong}) as server:
         status, headers, body = await ask(server.port, b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n")
-        assert (status, json.loads(body)) == (200, {"status": "ready", "wrong": {}})
+        assert (status, json.loads(body)) == (200, {"status": "ready", "wrong": {}, "os_pid": os.getpid()})
         assert int(headers["content-length"]) == len(body)
         wrong = "not connected"
         status, _, body = await ask(server.port, b"GET /readyz?verbose HTTP/1.1\r\n\r\n")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
+import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -13,11 +16,13 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-READY = 30.0
+READY = 45.0
 """Seconds that a service may take to start."""
+PORTS = range(20_000, 32_000)
+"""Below those that systems give to whoever asks for any port, and to outgoing connections."""
 
 
 class ServiceDied(RuntimeError):
@@ -25,10 +30,15 @@ class ServiceDied(RuntimeError):
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of loopback that nobody uses, nor gets by chance before a program listens on it."""
+    for port in random.SystemRandom().sample(PORTS, 1000):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise OSError("no port of 127.0.0.1 is free")
 
 
 class ServiceProgram:
@@ -70,12 +80,16 @@ class ServiceProgram:
         )
         return self.process
 
-    def await_ready(self, ready: Callable[[], bool]) -> None:
-        """Wait until `ready()`; raises `died`."""
+    def await_ready(self, port: int) -> None:
+        """Wait until the program that was launched says so at its health port; raises `died`."""
         deadline = time.monotonic() + READY
-        while not ready():
+        while not self._says_ready(port):
             self.check(deadline)
             time.sleep(0.02)
+
+    def _says_ready(self, port: int) -> bool:
+        said = asked(port, "/readyz")
+        return said is not None and self.process is not None and json.loads(said).get("os_pid") == self.process.pid
 
     def check(self, deadline: float) -> None:
         """Raise `died` if it has ended, or if `deadline` (of `time.monotonic`) is over."""
@@ -117,10 +131,10 @@ class ServiceProgram:
 def asked(port: int, path: str) -> str | None:
     """What a service says at its health port; None where it does not answer, or not well."""
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2.0) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=20.0) as answer:
             return answer.read().decode()
     except urllib.error.HTTPError as error:
         error.close()
-    except OSError:
+    except (OSError, http.client.HTTPException):
         pass
     return None

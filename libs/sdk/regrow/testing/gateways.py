@@ -32,14 +32,12 @@ class Gateway(ServiceProgram):
     def __init__(self, nats: str, *, port: int = 0, env: dict[str, str] | None = None) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._health = free_port()
+        self._health = 0
         chosen = {"REGROW_NATS_URL": nats, "REGROW_GATEWAY_PORT": str(self.port)}
         super().__init__(
             "regrow_agent_gateway",
-            {
-                "REGROW_GATEWAY_SHARE_PORT": "true", **(env or {}), **chosen, "REGROW_HEALTH_PORT": str(self._health),
-            },
-        )  # fmt: skip
+            {"REGROW_GATEWAY_SHARE_PORT": "true", **(env or {}), **chosen},
+        )
 
     def start(self) -> None:
         """Start it; returns when agents can come.
@@ -47,8 +45,9 @@ class Gateway(ServiceProgram):
         Raises:
             GatewayDied: it did not start.
         """
-        self.launch()
-        self.await_ready(lambda: asked(self._health, "/readyz") is not None)
+        self._health = free_port()
+        self.launch(env={"REGROW_HEALTH_PORT": str(self._health)})
+        self.await_ready(self._health)
 
     def metrics(self) -> str:
         """What it measures, in Prometheus' text format."""

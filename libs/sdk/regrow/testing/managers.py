@@ -49,8 +49,9 @@ class Manager(ServiceProgram):
         Raises:
             ManagerDied: it did not start.
         """
+        since = time.time()
         self.launch(self._options)
-        asyncio.run(self._until_ready(time.time()))
+        asyncio.run(self._until_ready(since))
 
     async def _until_ready(self, since: float) -> None:
         deadline = time.monotonic() + READY
@@ -64,7 +65,7 @@ class Manager(ServiceProgram):
         bucket = bus.kv("regrow_machines")
         found = await bucket.get(f"node.{subjects.token(self.node)}")
         alive = [m.decode(entry.value, ManagerRecord) async for entry in bucket.items("manager.*")]
-        new = any(each.node == self.node and each.started >= since - 1 for each in alive)
+        new = any(each.node == self.node and each.started >= since for each in alive)
         return found is not None and bool(m.decode(found[0], NodeRecord).backends) and new
 
     @property

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from ._service_program import ServiceDied, ServiceProgram, asked, free_port
+from ._service_program import ServiceDied, ServiceProgram, free_port
 
 
 class RegistryDied(ServiceDied):
@@ -34,4 +34,4 @@ class Registry(ServiceProgram):
         """
         port = free_port()
         self.launch(env={"REGROW_HEALTH_PORT": str(port)})
-        self.await_ready(lambda: asked(port, "/readyz") is not None)
+        self.await_ready(port)
