@@ -8,12 +8,13 @@ parent with the fewest permits; of those, who has waited longest. A limit `per` 
 pools by itself.
 
 A permit is given back by its process, with its process's end or next incarnation, and when no host of its app has lived
-for the grace: then nobody uses it.
+for the grace: then nobody uses it. The news of an end may be here before that of the permit: ends are remembered.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections import Counter, defaultdict
 
@@ -38,6 +39,8 @@ AGEING = 60.0
 """Seconds of waiting that count as one step of priority."""
 LOOK = 0.25
 """Seconds between looks at what only time changes."""
+REMEMBERED = 10_000
+"""Processes whose ends are remembered."""
 WITHDRAWN = b""
 """In place of a wait that was released."""
 ANSWERED = Answer(value=msgspec.Raw(b"null"))
@@ -54,6 +57,7 @@ class Admission:
         self._waiting: dict[str, dict[str, Waiting]] = defaultdict(dict)
         self._permits: dict[tuple[str, str], Permits] = {}
         self._deserted: dict[str, float] = {}
+        self._over: dict[str, float] = {}  # by pid, the incarnation before which all are over
         self._stirred: set[str] = set()
         self._stir = asyncio.Event()
         self._given = metrics[PERMITS]
@@ -84,6 +88,7 @@ class Admission:
                 try:
                     for name in sorted(names):
                         await self._give(name)
+                    await self._take_back_from_ended()
                     await self._take_back()
                 except RegrowError as error:
                     self._log.warning("permits wait", reason=str(error))
@@ -120,11 +125,16 @@ class Admission:
         del message
         if not event.final and event.meta is None:
             return
+        self._over[event.pid] = max(self._over.pop(event.pid, 0.0), math.inf if event.final else event.incarnation)
+        if len(self._over) > REMEMBERED:
+            del self._over[next(iter(self._over))]
+        await self._take_back_from_ended()
+
+    async def _take_back_from_ended(self) -> None:
+        """Permits of incarnations that are over."""
         for (name, pool), permits in list(self._permits.items()):
             gone = {
-                id_
-                for id_, holder in permits.holders.items()
-                if holder.pid == event.pid and (event.final or holder.incarnation < event.incarnation)
+                id_ for id_, holder in permits.holders.items() if holder.incarnation < self._over.get(holder.pid, 0.0)
             }
             if gone:
                 await self._remove(name, pool, gone)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -31,7 +32,6 @@ class Asking:
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
         self.given: list[str] = []
-        self.times: dict[str, float] = {}
         self.most: Counter[str] = Counter()
         self.permits: dict[str, Permits] = {}
         self.waiting: set[str] = set()
@@ -45,7 +45,6 @@ class Asking:
                 id_ = self._asked[subjects.pid_of(message.subject), result.op.n]
                 assert id_ not in self.given, "answered twice"
                 self.given.append(id_)
-                self.times[id_] = time.monotonic()
 
     def written(self, entry: Entry) -> None:
         kind, _, name = entry.key.partition(".")
@@ -70,6 +69,12 @@ class Asking:
     async def release(self, name: str, permit: str) -> None:
         pid = permit.partition(".")[0]
         await self.send("release", f"{permit}.release", pid, 9, Release(name, permit), "")
+
+    async def ended(self, pid: str) -> int:
+        """A process announces its end; the sequence of that."""
+        record = m.EventRecord(pid=pid, incarnation=0, n=2, seq=2, type="failed", time=time.time(), final=True)
+        subject = subjects.event(self.fleet.app, pid, "failed")
+        return (await self.fleet.bus.publish(streams.EVENTS, subject, m.encode(record), f"{pid}.end")).seq
 
     async def send(self, name: str, id_: str, pid: str, n: int, args: Any, reply: str) -> None:
         op = Op(n, "command", f"admission.{name}", "", "")
@@ -172,8 +177,9 @@ async def test_a_rate_is_kept(asking: Asking, until: Until) -> None:
     for _ in range(7):
         await asking.acquire("api")
     await until(lambda: len(asking.given) == 7)
-    times = [asking.times[id_] for id_ in asking.given]
-    assert all(later - earlier > 1.2 for earlier, later in zip(times, times[3:], strict=False))
+    await until(lambda: len(asking.permits["api"].holders) == 7)
+    times = sorted(holder.since for holder in asking.permits["api"].holders.values())
+    assert all(later - earlier >= 1.5 for earlier, later in zip(times, times[3:], strict=False))
 
 
 async def test_permits_of_the_ended_and_the_deserted_come_back(fleet: Fleet, asking: Asking, until: Until) -> None:
@@ -183,12 +189,31 @@ async def test_permits_of_the_ended_and_the_deserted_come_back(fleet: Fleet, ask
     first = await asking.acquire("llm", pid=pid)
     await until(lambda: asking.given == [first])
     second = await asking.acquire("llm")
-    record = m.EventRecord(pid=pid, incarnation=0, n=2, seq=2, type="failed", time=time.time(), final=True)
-    await fleet.bus.publish(streams.EVENTS, subjects.event(fleet.app, pid, "failed"), m.encode(record), f"{pid}.end")
+    await asking.ended(pid)
     await until(lambda: asking.given == [first, second])
     for host in list(fleet._hosts):
         await host.leave()
     await until(lambda: asking.permits["llm"].holders == {})
+
+
+async def test_the_news_of_an_end_may_come_before_that_of_the_permit(asking: Asking, until: Until) -> None:
+    """Who has handled the end remembers it; the permit is not lost."""
+    await asking.set("llm", concurrency=1)
+    pid = new_id(PROCESS)
+    end = await asking.ended(pid)
+    async with asyncio.timeout(20):
+        while await handled(asking.fleet) < end:
+            await asyncio.sleep(0.01)
+    first = await asking.acquire("llm", pid=pid)
+    await until(lambda: asking.given == [first])
+    last = await asking.acquire("llm")
+    await until(lambda: asking.given == [first, last])
+
+
+async def handled(fleet: Fleet) -> int:
+    """The event up to which all ends have been handled."""
+    floor = (await fleet.bus.js.consumer_info(streams.EVENTS, "supervisor-admission-ends")).ack_floor
+    return floor.stream_seq if floor is not None else 0
 
 
 async def test_a_release_may_come_before_what_it_releases(asking: Asking, until: Until) -> None:
