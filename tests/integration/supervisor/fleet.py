@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from typing import Any, NamedTuple
 
 from regrow_protocol import messages, streams
@@ -23,7 +23,11 @@ from regrow_supervisor.settings import SupervisorSettings
 
 
 class FakeHost:
-    """A host that does nothing but live."""
+    """A host that does nothing but live.
+
+    Attributes:
+        renewed: when the last renewal was sent that was acknowledged: its key stands for one TTL from then on at least.
+    """
 
     def __init__(self, bus: Bus, record: HostRecord, ttl: float) -> None:
         self.record = record
@@ -36,7 +40,7 @@ class FakeHost:
 
     async def start(self) -> FakeHost:
         await self._put()
-        self._renewing = asyncio.create_task(self._renew())
+        self._renewing = asyncio.create_task(self._renew(self.ttl / 5))
         return self
 
     async def drain(self) -> None:
@@ -62,20 +66,20 @@ class FakeHost:
             self._renewing = None
 
     def resume(self) -> None:
-        """Renew again, after `vanish`: it was alive, and slow to reconnect."""
-        self._renewing = asyncio.create_task(self._renew())
+        """Renew again, at once, after `vanish`: it was alive, and slow to reconnect."""
+        self._renewing = asyncio.create_task(self._renew(0.0))
 
     async def _put(self) -> None:
+        sent = time.monotonic()
         await self._kv.put(self._key, messages.encode(self.record), ttl=self.ttl)
-        self.renewed = time.monotonic()
+        self.renewed = sent
 
-    async def _renew(self) -> None:
+    async def _renew(self, pause: float) -> None:
         while True:
-            await asyncio.sleep(self.ttl / 5)
-            try:
+            await asyncio.sleep(pause)
+            pause = self.ttl / 5
+            with suppress(RegrowError):  # an outage; the next one will do
                 await self._put()
-            except RegrowError:
-                continue  # an outage; the next one will do
 
 
 class Decision(NamedTuple):

@@ -90,6 +90,7 @@ async def test_all_that_a_process_left_is_removed(past: Past) -> None:
 async def test_supervisors_purge_by_themselves(past: Past, until: Until) -> None:
     """After `REGROW_KEEP` seconds, one here."""
     old = await past.add(40.0)
+    await until(lambda: old in past.fleet.processes)
     stopping = asyncio.Event()
     running = asyncio.create_task(main.serve(SupervisorSettings(nats_url=past.fleet.url, keep=1.0), stopping))
     await until(lambda: old not in past.fleet.processes)

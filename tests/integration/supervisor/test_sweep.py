@@ -94,7 +94,7 @@ async def test_processes_of_a_forsaken_build_go_to_a_living_one(fleet: Fleet, li
 
 async def test_nothing_moves_while_the_build_has_a_host(fleet: Fleet, listed: Listed, until: Until) -> None:
     """Nor when it is back within the grace; seen by a process of another build, which does move."""
-    await fleet.supervise(grace=2.0)
+    await fleet.supervise(grace=6.0)
     gone, old = await fleet.host("b0"), await fleet.host("b1")
     await until(lambda: fleet.owned_by(old) and fleet.owned_by(gone, build="b0"))
     stays, moves = await listed.add("b1"), await listed.add("b0")
