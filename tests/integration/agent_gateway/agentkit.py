@@ -8,7 +8,7 @@ from typing import Any
 
 import websockets
 from gateway_bodies import owner
-from gatewaykit import Caller, tool
+from gatewaykit import PATIENCE, Caller, tool
 from regrow.client import RemoteProcess
 from regrow.testing import Runtime
 from regrow_protocol.agents import Enrolled
@@ -57,7 +57,7 @@ class Socket:
 
     async def next(self, type_: str, **fields: Any) -> dict[str, Any]:
         """The next frame of a type with these fields."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 for frame in self.frames:
                     if frame["type"] == type_ and fields.items() <= frame.items():

@@ -17,9 +17,15 @@ from regrow_protocol.ids import PROCESS, new_id
 
 
 @pytest.fixture(scope="module")
-def gateway(nats_url: str) -> Iterator[Gateway]:
+def heartbeat() -> float:
+    """Of `gateway`, in seconds: whoever does not answer a WebSocket's ping for so long is cut off."""
+    return 20.0
+
+
+@pytest.fixture(scope="module")
+def gateway(nats_url: str, heartbeat: float) -> Iterator[Gateway]:
     """A gateway for all tests of a module, on the server of this worker."""
-    made = Gateway(nats_url, env={"REGROW_GATEWAY_HEARTBEAT": "0.25"})
+    made = Gateway(nats_url, env={"REGROW_GATEWAY_HEARTBEAT": str(heartbeat)})
     try:
         made.start()
         yield made
@@ -37,7 +43,7 @@ async def rt(nats_url: str) -> AsyncIterator[Runtime]:
 @pytest_asyncio.fixture
 async def http() -> AsyncIterator[httpx.AsyncClient]:
     """A client for the plain doors."""
-    async with httpx.AsyncClient(timeout=20.0, trust_env=False) as client:
+    async with httpx.AsyncClient(timeout=40.0, trust_env=False) as client:
         yield client
 
 

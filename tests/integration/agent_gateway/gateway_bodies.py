@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 from regrow import agent_process, emit, expose, scope
@@ -10,8 +11,11 @@ from regrow import agent_process, emit, expose, scope
 
 @agent_process
 async def owner(slow: float = 0.0) -> None:
-    """Serves tools under the names that it is told, counts what they are called, and tells the news."""
-    ended = asyncio.Event()
+    """Serves tools under the names that it is told, counts what they are called, and tells the news.
+
+    `patient` waits for so many seconds, or until `release` is called.
+    """
+    ended, released = asyncio.Event(), asyncio.Event()
     calls: list[Any] = []
 
     @expose
@@ -33,7 +37,9 @@ async def owner(slow: float = 0.0) -> None:
 
         async def patient(seconds: float) -> str:
             calls.append(["patient", seconds])
-            await asyncio.sleep(seconds)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await released.wait()
             return "done"
 
         known = {"add": add, "echo": echo, "fault": fault, "patient": patient}
@@ -44,6 +50,10 @@ async def owner(slow: float = 0.0) -> None:
     @expose
     async def called() -> list[Any]:
         return calls
+
+    @expose
+    async def release() -> None:
+        released.set()
 
     @expose
     async def finish() -> None:

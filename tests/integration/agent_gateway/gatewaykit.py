@@ -15,7 +15,7 @@ from regrow_protocol.bus import Bus
 from regrow_protocol.ids import CLIENT, new_id
 from regrow_protocol.messages import Command, EventRecord, Failure, Ref, Reply
 
-PATIENCE = 30.0
+PATIENCE = 45.0
 
 
 class Refused(Exception):
@@ -118,3 +118,10 @@ class Caller:
         found = await self.bus.history(streams.AGENTS, conversation(self.app, agent))
         read = [messages.decode(each.data, Entry) for each in found]
         return [each for each in read if not types or each.type in types]
+
+    async def types(self, agent: str, count: int) -> list[str]:
+        """Types of all entries, once there are so many: who is answered hears of an entry before it is stored."""
+        async with asyncio.timeout(PATIENCE):
+            while len(found := await self.conversation(agent)) < count:
+                await asyncio.sleep(0.005)
+        return [each.type for each in found]

@@ -32,6 +32,10 @@ class Owned:
         """What its tools were called, in order."""
         return await self.process.call("called")
 
+    async def release(self) -> None:
+        """Have all calls of `patient` answered, those that come later too."""
+        await self.process.call("release")
+
 
 async def owned(rt: Runtime, **more: Any) -> Owned:
     """An agent whose owner serves all tools."""

@@ -148,15 +148,16 @@ async def test_a_call_over_http_is_found_again_on_the_other_gateway(
     process, _, agent = await owned(rt)
     headers = bearer(agent) | {"regrow-call": "one"}
     url = f"{agent.url}/tools/patient"
-    calling = asyncio.create_task(http.post(url, json={"seconds": 1.0}, headers=headers))
-    async with asyncio.timeout(20):
+    calling = asyncio.create_task(http.post(url, json={"seconds": 100}, headers=headers))
+    async with asyncio.timeout(30):
         while not await process.call("called"):
             await asyncio.sleep(0.01)
     for each in pair:
         each.kill()
     with pytest.raises(httpx.TransportError):
         await calling
+    await process.call("release")
     await pair[1].start_async()
-    answer = await http.post(url, json={"seconds": 1.0}, headers=headers)
+    answer = await http.post(url, json={"seconds": 100}, headers=headers)
     assert answer.json() == "done"
-    assert await process.call("called") == [["patient", 1.0]]
+    assert await process.call("called") == [["patient", 100]]

@@ -18,6 +18,12 @@ from regrow_protocol.agents import Tools
 from regrow_protocol.machines import Nothing
 
 
+@pytest.fixture(scope="module")
+def heartbeat() -> float:
+    """Soon: clients hear often that their calls wait, and no WebSocket is open here."""
+    return 0.25
+
+
 @pytest_asyncio.fixture
 async def agent(gateway: Gateway, rt: Runtime) -> Owned:
     """An agent whose owner serves all tools."""
@@ -36,7 +42,7 @@ async def test_a_client_finds_and_calls_the_tools_of_its_agent(agent: Owned, mod
         assert said(await client.call_tool("add", {"a": 2, "b": 3})) == "5"
         assert said(await client.call_tool("echo", {"text": 'é "x"\n'})) == 'é "x"\n'
     assert await agent.called() == [["add", 2, 3], ["echo", 'é "x"\n']]
-    types = [entry.type for entry in await agent.caller.conversation(agent.enrolled.id)]
+    types = await agent.caller.types(agent.enrolled.id, 5)
     assert types == ["registered", "call", "result", "call", "result"]
 
 
@@ -52,15 +58,21 @@ async def test_errors_are_texts_that_an_agent_can_act_on(agent: Owned) -> None:
 async def test_a_client_that_wants_to_know_hears_that_its_call_waits(agent: Owned) -> None:
     """Progress grows with the seconds that a call has waited."""
     heard: list[float] = []
+    twice = asyncio.Event()
 
     async def progress(done: float, total: float | None, message: str | None) -> None:
         del total
         assert message
         heard.append(done)
+        if len(heard) == 2:
+            twice.set()
 
     async with connected(agent.enrolled) as client:
-        assert said(await client.call_tool("patient", {"seconds": 0.7}, progress_callback=progress)) == "done"
-    assert heard
+        calling = asyncio.ensure_future(client.call_tool("patient", {"seconds": 100}, progress_callback=progress))
+        async with asyncio.timeout(30):
+            await twice.wait()
+        await agent.release()
+        assert said(await calling) == "done"
     assert heard == sorted(set(heard))
 
 
@@ -76,7 +88,7 @@ async def test_a_connected_client_hears_that_its_tools_have_changed(agent: Owned
     async def names(client: Any) -> list[str]:
         return [each.name for each in (await client.list_tools()).tools]
 
-    async with asyncio.timeout(20), connected(agent.enrolled, mode=mode, message_handler=handler) as client:
+    async with asyncio.timeout(45), connected(agent.enrolled, mode=mode, message_handler=handler) as client:
         if mode == "auto":
             await heard.get()  # its list may be older than its stream
             await agent.caller.ask("tools", Tools(1, [*TOOLS[:1]]), agent.enrolled.id)

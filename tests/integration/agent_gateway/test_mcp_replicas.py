@@ -53,13 +53,14 @@ async def test_calls_outlive_the_gateway_that_they_came_to(
 ) -> None:
     """Whichever goes, be it in good order, the client asks the other one, and the tool is run once."""
     async with connected(agent.enrolled) as client:
-        calls = [asyncio.ensure_future(client.call_tool("patient", {"seconds": 1.5 + n / 100})) for n in range(8)]
+        calls = [asyncio.ensure_future(client.call_tool("patient", {"seconds": 100 + n})) for n in range(8)]
         while len(await agent.called()) < len(calls):
             await asyncio.sleep(0.02)
         for each in replicas:
             await asyncio.to_thread(getattr(each, how))
             if how == "kill" or each is replicas[0]:
                 await each.start_async()
+        await agent.release()
         assert [said(each) for each in await asyncio.gather(*calls)] == ["done"] * len(calls)
         assert said(await client.call_tool("echo", {"text": "on"})) == "on"
     assert len(await agent.called()) == len(calls) + 1
@@ -70,7 +71,7 @@ async def test_an_answer_of_which_nothing_came_is_not_lost(
 ) -> None:
     """A harness that makes its call again with the model's own id gets what was recorded meanwhile."""
     client = ByHand(http, agent.enrolled)
-    call = {"seconds": 0.5}
+    call = {"seconds": 100}
     broken = asyncio.ensure_future(client.call(1, "patient", call, callId="call_1"))
     while not await agent.called():
         await asyncio.sleep(0.01)
@@ -78,7 +79,8 @@ async def test_an_answer_of_which_nothing_came_is_not_lost(
         await asyncio.to_thread(each.kill)
     with pytest.raises(httpx.TransportError):
         await broken
+    await agent.release()
     await replicas[0].start_async()
     answer = await client.call(2, "patient", call, callId="call_1")
     assert answer["content"][0]["text"] == "done"
-    assert await agent.called() == [["patient", 0.5]]
+    assert await agent.called() == [["patient", 100]]

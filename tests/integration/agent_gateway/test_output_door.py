@@ -62,6 +62,12 @@ async def test_a_turn_that_was_cut_off_is_told_what_it_had_called(rt: Runtime, h
         assert answer.status_code == 200
         return answer.text
 
+    async def recalled_with(text: str) -> str:
+        async with asyncio.timeout(30):
+            while text not in (told := await recalled()):  # who is answered hears of it before it is stored
+                await asyncio.sleep(0.01)
+        return told
+
     assert await recalled() == ""
     await turn("started")
     await call("echo", text="old")
@@ -74,7 +80,8 @@ async def test_a_turn_that_was_cut_off_is_told_what_it_had_called(rt: Runtime, h
     waiting = asyncio.ensure_future(call("patient", seconds=30))
     while len(await process.call("called")) < 4:
         await asyncio.sleep(0.01)
-    lines = (await recalled()).splitlines()
+    await recalled_with("it failed")
+    lines = (await recalled_with("it answered")).splitlines()
     assert [line for line in lines if line.startswith("- add")] == ['- add {"a":2,"b":3}: it answered 5']
     assert any(line.startswith("- fault") and "it failed: ValueError: no paper" in line for line in lines)
     assert '- patient {"seconds":30}: it has not answered yet' in lines

@@ -30,4 +30,4 @@ async def test_a_tool_call_reaches_its_process_and_its_answer_the_agent(
     )
     assert again.json() == 5
     assert await process.call("called") == [["add", 2, 3]]
-    assert [entry.type for entry in await caller.conversation(agent.id)] == ["registered", "call", "result"]
+    assert await caller.types(agent.id, 3) == ["registered", "call", "result"]
