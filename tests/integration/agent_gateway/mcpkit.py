@@ -46,9 +46,9 @@ async def owned(rt: Runtime, **more: Any) -> Owned:
 async def connected(agent: Enrolled, url: str = "", **options: Any) -> AsyncIterator[Client]:
     """The official client, with an agent's token; `options` are its own."""
     headers = {"authorization": f"Bearer {agent.token}"}
-    async with httpx2.AsyncClient(headers=headers, timeout=30.0, trust_env=False) as http:
+    async with httpx2.AsyncClient(headers=headers, timeout=45.0, trust_env=False) as http:
         transport = streamable_http_client(f"{url or agent.url}/mcp", http_client=http)
-        async with Client(transport, read_timeout_seconds=40.0, cache=None, **options) as client:
+        async with Client(transport, read_timeout_seconds=50.0, cache=None, **options) as client:
             yield client
 
 

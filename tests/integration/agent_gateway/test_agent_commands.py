@@ -200,7 +200,7 @@ async def test_agents_end_with_the_incarnation_that_owns_them(bus: Bus, caller: 
     await caller.event("done", final=True)
     await other.event("restarted", incarnation=1)
     for who, agent, reason in ((caller, first, "owner done"), (other, second, "owner restarted")):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(45):
             while (record := await who.record(agent.id)) is None or record.state != "ended":
                 await asyncio.sleep(0.01)
         assert record.reason == reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import httpx
@@ -54,18 +55,19 @@ async def test_what_was_attached_is_called_in_the_process_that_granted_it(rt: Ru
         assert "pool_called" not in [each["name"] for each in (await it.next("tools"))["tools"]]
         assert (await it.call("6", "pool_called"))["error"]["code"] == "tool-not-found"
         assert (await it.call("2", "pool_called"))["value"] == [], "what was called while it could be"
-        await attach(caller, agent.id, pool.pid, only=["called"], prefix="brief_", expires=time.time() + 1.0)
+        brief = await attach(caller, agent.id, pool.pid, only=["called"], prefix="brief_")
         assert "brief_called" in [each["name"] for each in (await it.next("tools"))["tools"]]
+        await bucket.put(grant_key(agent.id, brief.id), messages.encode(replace(brief, expires=time.time() + 1.0)))
         assert "brief_called" not in [each["name"] for each in (await it.next("tools"))["tools"]]
         await attach(caller, agent.id, pool.pid)
         assert "finish" in [each["name"] for each in (await it.next("tools"))["tools"]]
         await bucket.put(process_key(pool.pid), messages.encode(replace(served, endpoints={}, ended=True)))
         assert "finish" not in [each["name"] for each in (await it.next("tools"))["tools"]]
     assert (await http.get(f"{stranger.url}/tools", headers=bearer(stranger))).json() == {"tools": []}
-    recorded = [
-        messages.decode(each.data, CallRecord)
-        for each in await caller.bus.history(CALLS, f"regrow.called.{rt.app}.{pool.pid}.*")
-    ]
+    async with asyncio.timeout(30):
+        while len(found := await caller.bus.history(CALLS, f"regrow.called.{rt.app}.{pool.pid}.*")) < 2:
+            await asyncio.sleep(0.01)
+    recorded = [messages.decode(each.data, CallRecord) for each in found]
     assert [(each.endpoint, each.caller, each.size, each.error) for each in recorded] == [
         ("called", agent.id, 2, None)
     ] * 2

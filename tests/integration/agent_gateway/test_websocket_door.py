@@ -18,6 +18,7 @@ from gatewaykit import Caller, tool
 from regrow.apps import ensure_app
 from regrow.testing import Runtime
 from regrow.testing.gateways import Gateway
+from regrow_agent_gateway.results import LOOK_FIRST
 from regrow_protocol.agents import Connect, Enrolled, Relaunch, Send, Tools
 from regrow_protocol.bus import Bus
 from regrow_protocol.ids import PROCESS, new_id
@@ -37,9 +38,10 @@ async def test_calls_messages_and_entries_go_over_one_connection(rt: Runtime) ->
         hello = await it.next("hello")
         assert {each["name"] for each in hello["tools"]} == {"add", "echo", "fault", "patient"}
         assert hello["session"] == 1
-        await it.say(type="call", id="slow", tool="patient", args={"seconds": 0.5})
+        await it.say(type="call", id="slow", tool="patient", args={"seconds": 100})
         assert (await it.call("quick", "add", a=1, b=2))["value"] == 3
         assert (await it.call("wrong", "fault", why="so"))["error"]["message"] == "ValueError: so"
+        await process.call("release")
         assert (await it.next("result", id="slow"))["value"] == "done"
         seq = await caller.ask("send", Send("hi", sender="boss"), agent.id)
         message = await it.next("message")
@@ -48,7 +50,7 @@ async def test_calls_messages_and_entries_go_over_one_connection(rt: Runtime) ->
         assert (await it.next("ack", id="t1"))["seq"] > seq
         await it.say(type="ping", id=7)
         assert await it.next("pong", id=7)
-    assert await process.call("called") == [["patient", 0.5], ["add", 1, 2], ["fault", "so"]]
+    assert await process.call("called") == [["patient", 100], ["add", 1, 2], ["fault", "so"]]
 
 
 async def test_after_a_cut_the_agent_goes_on_where_it_was(rt: Runtime) -> None:
@@ -110,9 +112,12 @@ async def test_an_app_may_have_any_name(bus: Bus) -> None:
     await caller.ask("connect", Connect(other.id), agent.id)
     async with Socket(agent) as it:
         assert (await it.call("m", "message", to="b ü", text="hi"))["value"] == "sent to b ü"
-        begun = time.monotonic()
-        assert (await it.call("n", "message", to="b ü", text="hi"))["value"] == "sent to b ü"
-        assert time.monotonic() - begun < 2.0
+        took: list[float] = []
+        while not took or (min(took) >= LOOK_FIRST and len(took) < 5):  # one may be slow for other reasons
+            begun = time.monotonic()
+            assert (await it.call(f"n{len(took)}", "message", to="b ü", text="hi"))["value"] == "sent to b ü"
+            took.append(time.monotonic() - begun)
+        assert min(took) < LOOK_FIRST
 
 
 async def test_nobody_else_gets_in(caller: Caller) -> None:
@@ -210,11 +215,12 @@ async def test_one_agent_may_not_have_too_many_calls_under_way(strict: Gateway, 
     process, _, agent = await owned(rt)
     async with Socket(at(strict, agent)) as it:
         for number in range(3):
-            await it.say(type="call", id=str(number), tool="patient", args={"seconds": 1.0})
+            await it.say(type="call", id=str(number), tool="patient", args={"seconds": 100})
         assert (await it.next("error", id="2"))["code"] == "too-many"
+        await process.call("release")
         assert (await it.next("result", id="0"))["value"] == "done"
         assert (await it.next("result", id="1"))["value"] == "done"
-        assert (await it.call("2", "patient", seconds=0.1))["value"] == "done"
+        assert (await it.call("2", "patient", seconds=100))["value"] == "done"
     assert len(await process.call("called")) == 3
 
 
@@ -241,9 +247,11 @@ async def test_a_slow_reader_is_cut_and_resumes(
         cut = f'regrow_agent_connections_cut_total{{door="{door}"}} 1.0'
         await until(lambda: cut in strict.metrics(), "the cut")
     got: list[int] = []
-    async with Socket(agent) as it:
-        while len(got) < len(seqs):
-            got.append((await it.next("message"))["seq"])
+    while len(got) < len(seqs):
+        with contextlib.suppress(websockets.ConnectionClosed):  # cut again, where this test is slow, too
+            async with Socket(agent, after=got[-1] if got else 0) as it:
+                while len(got) < len(seqs):
+                    got.append((await it.next("message"))["seq"])
     assert got == seqs
 
 
@@ -254,15 +262,16 @@ async def test_a_gateway_that_stops_says_so_and_the_agent_goes_on_elsewhere(nats
     try:
         await gateway.start_async()
         async with Socket(at(gateway, agent)) as it:
-            await it.say(type="call", id="c", tool="patient", args={"seconds": 1.0})
+            await it.say(type="call", id="c", tool="patient", args={"seconds": 100})
             await it.next("hello")
             await asyncio.to_thread(gateway.stop)
             assert (await it.next("bye"))["code"] == "not-now"
             await it.socket.wait_closed()
             assert it.socket.close_code == 1012
         assert gateway.stop() == 0
+        await process.call("release")
         async with Socket(agent) as it:
-            assert (await it.call("c", "patient", seconds=1.0))["value"] == "done"
-        assert await process.call("called") == [["patient", 1.0]]
+            assert (await it.call("c", "patient", seconds=100))["value"] == "done"
+        assert await process.call("called") == [["patient", 100]]
     finally:
         gateway.close()
