@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from msgspec import Raw, Struct
 from regrow_protocol import ids, streams, subjects, values
 from regrow_protocol import messages as m
 from regrow_protocol.bus import Bus
-from regrow_protocol.errors import RegrowError, WrongRevision
+from regrow_protocol.errors import RegrowError, Unreachable, WrongRevision
 from regrow_protocol.images import Image
 
 from .apps import ensure_build
@@ -29,6 +30,9 @@ from .handle import Event, Wait
 log = logging.getLogger("regrow.client")
 
 CATCH_UP_EVERY = 2.0
+STORED_POLL = 0.002
+STORED_PATIENCE = 5.0
+"""Seconds that the end of a process is held back until it is stored."""
 
 
 def is_chunk(data: bytes) -> bool:
@@ -113,6 +117,11 @@ def event_record(data: bytes) -> m.EventRecord | None:
     except msgspec.MsgspecError as error:
         log.warning("an event does not decode: %s", error)
         return None
+
+
+def _is_final(data: bytes) -> bool:
+    record = event_record(data)
+    return record is not None and record.final
 
 
 class Client:
@@ -314,7 +323,7 @@ class Client:
     # Events -----------------------------------------------------------------------------------------------------------
 
     async def records(self, app: str, pid: str, *, follow: bool = True) -> AsyncIterator[m.EventRecord]:
-        """The recorded events of a process, each once, in order."""
+        """The recorded events of a process, each once, in order; the final one when it is stored."""
         feed: asyncio.Queue[m.EventRecord] = asyncio.Queue()
         last = 0
         early: dict[int, m.EventRecord] = {}
@@ -325,13 +334,14 @@ class Client:
                 feed.put_nowait(record)
 
         sid = self.bus.nc.raw_subscribe(filter_, arrived) if follow else None
-        seen = 0
+        seen, stored = 0, False
         try:
             while True:
                 for received in await self.bus.history(streams.EVENTS, filter_, seen + 1):
                     seen = received.seq
                     if (record := event_record(received.data)) is not None:
                         feed.put_nowait(record)
+                        stored |= record.final
                 while True:
                     try:
                         record = (
@@ -345,6 +355,8 @@ class Client:
                         early[record.seq] = record
                     while (following := early.pop(last + 1, None)) is not None:
                         last += 1
+                        if following.final and not stored:
+                            await self._stored(filter_)
                         yield await values.inflate(following, self.bus.get_value)
                         if following.final:
                             return
@@ -353,6 +365,18 @@ class Client:
         finally:
             if sid is not None:
                 self.bus.nc.raw_unsubscribe(sid)
+
+    async def _stored(self, filter_: str) -> None:
+        """Wait until a process's end can be read, too: subscriptions tell what is not stored yet, or will be refused.
+
+        Whoever knows how it ended finds that in its status and its history; where the store is away, later.
+        """
+        pause = STORED_POLL
+        with suppress(TimeoutError, Unreachable):
+            async with asyncio.timeout(STORED_PATIENCE):
+                while (last := await self.bus.last(streams.EVENTS, filter_)) is None or not _is_final(last.data):
+                    await asyncio.sleep(pause)
+                    pause = min(2 * pause, CATCH_UP_EVERY)
 
     async def events(self, app: str, pid: str, *, follow: bool = True) -> AsyncIterator[Event]:
         """The events of a process, each once, in order."""
