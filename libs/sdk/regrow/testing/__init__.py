@@ -102,6 +102,7 @@ class Runtime:
         self._skipper: asyncio.Task[None] | None = None
         self._supervising: Supervising
         self._held = 0
+        self._read: dict[Host, int] = {}
 
     async def open(self) -> None:
         """Connect and start the first host."""
@@ -183,18 +184,16 @@ class Runtime:
         while True:
             await asyncio.sleep(0.002)
             host = self.host
-            if self._held or not host.at_rest or (due := self._next_due(host)) is None:
+            due = self._next_due(host)
+            if due is None or not self._rests(host) or await self._services_work() or not await self._all_read(host):
                 continue
-            if (
-                await self._services_work()
-                or not await self._all_read(host)
-                or not host.at_rest
-                or host is not self.host
-            ):
-                continue
-            self.clock.skipped += max(0.0, due - self.clock.now())
-            host.fire_due()
-            self._supervising.passed()
+            if self._rests(host) and self._next_due(host) == due:
+                self.clock.skipped += max(0.0, due - self.clock.now())
+                host.fire_due(due)
+                self._supervising.passed(due)
+
+    def _rests(self, host: Host) -> bool:
+        return not self._held and host is self.host and host.at_rest
 
     def _next_due(self, host: Host) -> float | None:
         timer = host.next_due()
@@ -206,8 +205,17 @@ class Runtime:
         return bool(waiting)
 
     async def _all_read(self, host: Host) -> bool:
+        """Whether each partition has read all that is for it: one may be behind the others."""
         last = await self.bus.last_seq(host.inbox_stream)
-        return max((p.floor.read for p in host.partitions.values()), default=0) >= last
+        known = self._read.get(host, 0)
+        if last > known:
+            inboxes = f"regrow.inbox.{subjects.token(self.app)}.>"
+            for received in await self.bus.history(host.inbox_stream, inboxes, known + 1, last):
+                partition = host.partitions.get(int(received.subject.split(".")[3]))
+                if partition is None or partition.floor.read < received.seq:
+                    return False
+            self._read = {host: last}
+        return True
 
 
 @asynccontextmanager

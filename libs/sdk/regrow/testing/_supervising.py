@@ -45,10 +45,10 @@ class Supervising:
         """When roots come back, seconds since 1970."""
         return list(self._down.values())
 
-    def passed(self) -> None:
-        """The clock has moved."""
+    def passed(self, due: float) -> None:
+        """The clock has moved to `due`."""
         for event, at in self._down.items():
-            if at <= self._clock.now():
+            if at <= due:
                 event.set()
 
     def _is_down(self, _subject: bytes, _reply: bytes, _headers: bytes | None, data: bytes) -> None:
