@@ -211,18 +211,21 @@ async def test_a_cancelled_process_ends_its_agent(rt: Runtime) -> None:
 
 
 @agent_process
-async def hopeless(mode: str) -> Any:
+async def hopeless(mode: str, start_timeout: float) -> Any:
     try:
-        await program(mode=mode, start_timeout=2)
+        await program(mode=mode, start_timeout=start_timeout)
     except AgentNotStarted as error:
         return [error.exit_code, str(error)]
     return "started"
 
 
-@pytest.mark.parametrize(("mode", "text"), [("broken", "no such thing here"), ("mute", "did not come to the gateway")])
-async def test_what_does_not_start_says_why(rt: Runtime, mode: str, text: str) -> None:
+@pytest.mark.parametrize(
+    ("mode", "start_timeout", "text"),
+    [("broken", 60, "no such thing here"), ("mute", 2, "did not come to the gateway")],
+)
+async def test_what_does_not_start_says_why(rt: Runtime, mode: str, start_timeout: float, text: str) -> None:
     """The error shows the exit code and the last output, and nothing is left."""
-    code, shown = await rt.run(hopeless, mode)
+    code, shown = await rt.run(hopeless, mode, start_timeout)
     assert text in shown
     assert code == 3 or mode == "mute"
     await until(lambda: all_over(rt), "agents and machines to end")

@@ -37,12 +37,12 @@ async def with_deaths(url: str, program: Program, deaths: list[float]) -> Any:
             await asyncio.sleep(after)
             await rt.kill_host()
         try:
-            return await process.result(20)
+            return await process.result(60)
         except ExecutionFailed as error:
             return [error.reason, error.error]
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:coroutine:RuntimeWarning")
 @settings(
     max_examples=8,

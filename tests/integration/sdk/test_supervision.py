@@ -165,11 +165,11 @@ async def test_a_root_is_started_again(rt: Runtime) -> None:
         if killed:
             await rt.kill_host()
         assert await process.call("hello", wait=True) == "hello from me"
-    seen = [each.type async for each in process.events(follow=False)]
-    assert seen == ["started", "down", "restarted", "down", "restarted"]
     await process.cancel()
     with pytest.raises(ExecutionFailed):
         await process.result()
+    seen = [each.type async for each in process.events()]
+    assert seen == ["started", "down", "restarted", "down", "restarted", "cancelled"]
 
 
 @agent_process(limits=["llm"])

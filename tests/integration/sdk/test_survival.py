@@ -203,7 +203,7 @@ async def hangs() -> None:
 
 async def test_a_body_that_hangs_is_parked_and_its_neighbour_is_not(nats_url: str, force_replay: bool) -> None:
     """A body that does not give the loop back is interrupted and parked; another process of the host goes on."""
-    options = HostOptions(park_after=0.5, turn_limit=0.5)
+    options = HostOptions(park_after=0.5, turn_limit=2.0)
     async with runtime(url=nats_url, force_replay=force_replay, options=options) as rt:
         neighbour = await rt.start(quiet, "here")
         assert await neighbour.call("say") == "here"
