@@ -203,7 +203,7 @@ class Desk:
         """
         agent = self._here.records.live(agent.id) or agent
         try:
-            target = self._target(agent, tool, args)
+            target = await self._target_now(agent, tool, args)
         except (ToolNotFound, InvalidArguments) as error:
             # what was called while it could be is answered as it was
             known = await self._calls.again(agent, call_key(session, call), on_wait)
@@ -211,6 +211,16 @@ class Desk:
                 raise self.refused(agent.id, error) from None
             return known
         return await self._calls.call(agent, session, call, target, on_wait)
+
+    async def _target_now(self, agent: AgentRecord, tool: str, args: Mapping[str, Any]) -> Target:
+        """As `_target`; what another gateway has just given is found, too."""
+        try:
+            return self._target(agent, tool, args)
+        except (ToolNotFound, InvalidArguments):
+            now = await self._here.records.fetch(agent.id)
+            if now is None or now.state == ENDED or now == agent:
+                raise
+            return self._target(now, tool, args)
 
     def _target(self, agent: AgentRecord, tool: str, args: Mapping[str, Any]) -> Target:
         found = self._find(agent, tool)

@@ -31,9 +31,11 @@ class Refused(Exception):
 @pytest.fixture(scope="module")
 def gateway(nats_url: str) -> Iterator[Gateway]:
     made = Gateway(nats_url)
-    made.start()
-    yield made
-    made.close()
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
 
 
 class Harness:
@@ -58,7 +60,7 @@ class Harness:
             },
         )
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=45) as answer:
                 return json.loads(answer.read())
         except urllib.error.HTTPError as error:
             raise Refused(error.read().decode()) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from regrow_protocol.endpoints import (
     process_key,
     registry_subject,
 )
-from regrow_protocol.streams import COMMANDS
+from regrow_protocol.streams import COMMANDS, inbox_stream
 
 
 @agent_process
@@ -106,7 +107,7 @@ async def moody(name: str) -> None:
     await wait()
 
 
-async def eventually(ask: Callable[[], Awaitable[Any]], what: str, timeout: float = 20.0) -> Any:
+async def eventually(ask: Callable[[], Awaitable[Any]], what: str, timeout: float = 45.0) -> Any:
     """What `ask` gives once that is something."""
     async with asyncio.timeout(timeout):
         while not (found := await ask()):
@@ -148,6 +149,12 @@ async def calls(bus: Bus, pid: str) -> dict[str, CallRecord]:
     found = await bus.history("REGROW_CALLS", f"regrow.called.*.{pid}.*")
     read = [messages.decode(each.data, CallRecord) for each in found]
     return {each.id: each for each in read}
+
+
+async def called(bus: Bus, app: str, pid: str) -> int:
+    """How many calls stand in the inbox of a process."""
+    found = await bus.history(inbox_stream(app), f"regrow.inbox.{app}.*.{pid}")
+    return sum(json.loads(each.data)["kind"] == "call" for each in found)
 
 
 async def all_handled(bus: Bus, app: str) -> None:

@@ -112,7 +112,7 @@ async def test_grants_end_with_their_process_and_agent(rt: Runtime, bus: Bus) ->
     of_process = _id(await _ask(bus, rt.app, Attach(process.pid, agent)))
     second = await rt.start(shop)
     of_agent = _id(await _ask(bus, rt.app, Attach(second.pid, other)))
-    short = _id(await _ask(bus, rt.app, Attach(second.pid, agent, seconds=1)))
+    short = _id(await _ask(bus, rt.app, Attach(second.pid, agent, seconds=5)))
     assert await _grant(bus, agent, short) is not None
     await process.call("close", wait=True)
     found = await bus.kv(agents.BUCKET).get(f"agent.{other}")
@@ -140,7 +140,7 @@ async def test_records_of_what_has_ended_are_swept(rt: Runtime, bus: Bus, name: 
     """A record that should be gone is withdrawn, and its name given up, by what the last event says."""
     process = await rt.start(shop)
     await process.call("close", wait=True)
-    assert await process.result(20) == []
+    assert await process.result(45) == []
 
     async def ended() -> Any:
         found = await record(bus, process.pid)

@@ -12,7 +12,7 @@ from nats.errors import TimeoutError as NatsTimeout
 from regrow.testing import Runtime, runtime
 from regrow.testing.registries import Registry
 from regrow_protocol.server import NatsServer
-from shops import eventually, request, street
+from shops import called, eventually, holder, request, street
 
 
 @pytest_asyncio.fixture
@@ -67,8 +67,14 @@ async def test_a_registry_ends_gracefully(
     await away.start(street, name)
     outside = await nats.connect(private_server.url)
     await request(outside, f"regrow.api.{name}.sell", b'{"item":"a"}')
+    pid = await holder(away.bus, name)
     waiting = asyncio.ensure_future(outside.request(f"regrow.api.{name}.queue", b'{"item":"b"}', timeout=30))
     assert (await request(outside, f"regrow.api.{name}.sell", b'{"item":"c"}')).data in (b"2", b"3")
+
+    async def all_called() -> bool:
+        return await called(away.bus, away.app, pid) == 3
+
+    await eventually(all_called, "the call that waits")
     await asyncio.to_thread(alone.stop)
     told = await waiting
     assert told.headers is not None

@@ -15,7 +15,7 @@ from regrow.testing import Runtime
 from regrow.testing.registries import Registry
 from regrow_protocol import ids, streams, subjects
 from regrow_protocol.bus import Bus
-from shops import calls, eventually, holder, moody, record, request, shop, street, twins
+from shops import called, calls, eventually, holder, moody, record, request, shop, street, twins
 
 
 async def _all(outside: NatsClient, subject: str, count: int) -> list[dict[str, Any]]:
@@ -23,19 +23,37 @@ async def _all(outside: NatsClient, subject: str, count: int) -> list[dict[str, 
     inbox = outside.new_inbox()
     answers = await outside.subscribe(inbox)
     await outside.publish(subject, b"", reply=inbox)
-    found = [json.loads((await answers.next_msg(timeout=10)).data) for _ in range(count)]
+    found = [json.loads((await answers.next_msg(timeout=30)).data) for _ in range(count)]
     await answers.unsubscribe()
     return found
+
+
+async def _both(outside: NatsClient, name: str) -> list[dict[str, Any]]:
+    """What both registries say of a shop, once both serve all of it."""
+
+    async def infos() -> Any:
+        inbox = outside.new_inbox()
+        answers = await outside.subscribe(inbox)
+        await outside.publish(f"$SRV.INFO.{name}", b"", reply=inbox)
+        try:
+            found = [json.loads((await answers.next_msg(timeout=1)).data) for _ in range(2)]
+        except NatsTimeout:
+            return None
+        finally:
+            await answers.unsubscribe()
+        return found if all(len(info["endpoints"]) == 6 for info in found) else None
+
+    return await eventually(infos, "both registries")
 
 
 async def test_it_is_a_micro_service(rt: Runtime, outside: NatsClient, bus: Bus, name: str) -> None:
     """Each registry answers PING, INFO and STATS for it; INFO has the schemas; requests are shared and counted."""
     tree = await rt.start(street, name)
     pid = await holder(bus, name)
+    infos = await _both(outside, name)
     sold = [int((await request(outside, f"regrow.api.{name}.sell", b'{"item":"tea"}')).data) for _ in range(20)]
     assert sold == [*range(1, 21)]
     assert {each["type"] for each in await _all(outside, f"$SRV.PING.{name}", 2)} == {"io.nats.micro.v1.ping_response"}
-    infos = await _all(outside, f"$SRV.INFO.{name}", 2)
     assert len({info["id"] for info in infos}) == 2
     assert {info["metadata"]["pid"] for info in infos} == {pid}
     sell = next(each for each in infos[0]["endpoints"] if each["name"] == "sell")
@@ -49,7 +67,7 @@ async def test_it_is_a_micro_service(rt: Runtime, outside: NatsClient, bus: Bus,
     assert (info.name, stat.name, len(info.endpoints), len(stat.endpoints)) == (name, name, 6, 6)
 
     await request(outside, f"regrow.api.{name}.close")
-    assert await tree.result(20) == [["tea"] * 20]
+    assert await tree.result(45) == [["tea"] * 20]
     await eventually(lambda: _unserved(outside, f"regrow.api.{name}.sell"), "its end, in both registries")
     ended = await record(bus, pid)
     assert ended is not None
@@ -117,12 +135,17 @@ async def test_failures_and_records(rt: Runtime, outside: NatsClient, bus: Bus, 
 async def test_calls_wait_for_a_process_that_recovers(rt: Runtime, outside: NatsClient, bus: Bus, name: str) -> None:
     """While no host runs, a call waits; the next host answers it. A parked one is woken by it."""
     await rt.start(street, name)
-    await holder(bus, name)
+    pid = await holder(bus, name)
     await request(outside, f"regrow.api.{name}.sell", b'{"item":"one"}')
     await rt.crash_host()
     waiting = asyncio.ensure_future(outside.request(f"regrow.api.{name}.sell", b'{"item":"two"}', timeout=30))
     with pytest.raises(NatsTimeout):
         await outside.request(f"regrow.api.{name}.sell", b'{"item":"three"}', timeout=0.3)
+
+    async def all_called() -> bool:
+        return await called(bus, rt.app, pid) == 3
+
+    await eventually(all_called, "both calls")
     await rt.start_host()
     assert (await waiting).data in (b"2", b"3")  # they may go through different registries
     await eventually(lambda: _parked(rt), "all are parked")
@@ -131,7 +154,7 @@ async def test_calls_wait_for_a_process_that_recovers(rt: Runtime, outside: Nats
 
 async def _unserved(outside: NatsClient, subject: str) -> bool:
     try:
-        await outside.request(subject, b'{"item":"tea"}', timeout=5)
+        await outside.request(subject, b'{"item":"tea"}', timeout=20)
     except NoRespondersError:
         return True
     return False
@@ -172,7 +195,7 @@ async def test_a_registry_dies_during_calls(
     again = [await insist(number) for number in (7, 93)]
     assert again == [sold[7], sold[93]]
     await request(outside, f"regrow.api.{name}.close")
-    (items,) = await tree.result(20)
+    (items,) = await tree.result(45)
     assert sorted(items) == sorted(["first", *map(str, range(100))])
 
 
@@ -195,7 +218,7 @@ async def test_of_several_the_first_has_the_name(rt: Runtime, outside: NatsClien
 
     await eventually(empty, "the heir's first sale")
     await request(outside, f"regrow.api.{name}.close")
-    results = await tree.result(20)
+    results = await tree.result(45)
     assert sorted(results, key=len) == [["c"], ["a", "b"]]
 
 
@@ -229,4 +252,4 @@ async def test_unnamed_processes_are_listed_and_not_public(rt: Runtime, outside:
     found = await eventually(listed, "its record")
     assert (found.name, found.type, found.app) == ("", "shop", rt.app)
     with pytest.raises(NoRespondersError):
-        await outside.request(f"regrow.api.{process.pid}.sell", b'{"item":"a"}', timeout=5)
+        await outside.request(f"regrow.api.{process.pid}.sell", b'{"item":"a"}', timeout=20)
