@@ -15,10 +15,18 @@ from typing import Any, Protocol
 
 import pytest
 import pytest_asyncio
+from hypothesis import HealthCheck, settings
 from regrow_protocol import streams
 from regrow_protocol.bus import Bus
 from regrow_protocol.ids import new_id
 from regrow_protocol.server import Durability, NatsServer
+
+# How long an example takes says nothing where others use the computer too, and each run of the suite tries the same
+# ones. `--hypothesis-profile explore` tries others, and more.
+AT_LEISURE = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("suite", derandomize=True, database=None, **AT_LEISURE)
+settings.register_profile("explore", max_examples=2000, **AT_LEISURE)
+settings.load_profile("suite")
 
 pytest.register_assert_rewrite("regrow.testing.machine_conformance", "regrow.testing.harness_conformance")
 

@@ -41,7 +41,10 @@ def tracked() -> list[Path]:
 
 
 def text_of(path: Path) -> str:
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:  # another test's, which was not part of the repository
+        return ""
     return "" if b"\0" in data[:1024] else data.decode(errors="replace")
 
 

@@ -12,8 +12,7 @@ from random_programs import Program, calm_programs, interpret, programs
 from regrow import ExecutionFailed
 
 LIMITS = settings(
-    max_examples=120,
-    deadline=None,
+    max_examples=max(120, settings.default.max_examples),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
 pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
