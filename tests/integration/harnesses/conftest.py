@@ -29,5 +29,5 @@ async def ground(tmp_path: Path) -> AsyncIterator[Ground]:
     yield made
     await made.commands.close()
     await backend.stop(data)
-    assert made.processes() == []
+    await made.gone()
     await backend.close()

@@ -6,6 +6,8 @@ import asyncio
 import os
 import re
 import signal
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,17 +62,27 @@ class Ground:
         environ = _environ(process)
         if environ.get("REGROW_MACHINE_HOME") == self.data["home"]:
             return "REGROW_AGENT_ID" in environ
-        return not environ and _folder(process) == str(self.work)
+        exiting = not _command(process)  # it has no memory any more, but a folder yet
+        return not environ and not exiting and _folder(process) == str(self.work)
+
+    async def gone(self) -> None:
+        """Wait until nothing runs any more: what was killed may need a moment to go."""
+        deadline = time.monotonic() + 40
+        while left := self.processes():
+            assert time.monotonic() < deadline, [_command(each) for each in left]
+            await asyncio.sleep(0.02)
 
     def named(self, pattern: str) -> list[int]:
         """Those of its processes in whose command line the regular expression is found."""
         return [each.pid for each in self.processes() if re.search(pattern, _command(each))]
 
     def signal(self, pids: list[int], number: int = signal.SIGKILL) -> None:
-        """Send a signal to processes that must be there."""
+        """Send a signal to processes that must be there; to all at once, as far as they can tell."""
         assert pids
-        for pid in pids:
-            os.kill(pid, number)
+        for sent in (signal.SIGSTOP, number, signal.SIGCONT):
+            for pid in pids:
+                with suppress(ProcessLookupError):  # it went with the one before it
+                    os.kill(pid, sent)
 
 
 def _living(process: psutil.Process) -> bool:

@@ -80,6 +80,6 @@ async def test_a_turn_that_fails_ends_the_session(ground: Ground) -> None:
     """With its exit code."""
     running = await ground.launch(launch())
     await tell(ground, 1, "bad\n")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(45):
         assert (await running).exit_code == 9
     assert ground.processes() == []

@@ -61,7 +61,7 @@ async def test_killing_the_launch_leaves_nothing(ground: Ground, tmp_path: Path,
     await ground.kill()
     done = await running
     assert done.killed
-    assert ground.processes() == []
+    await ground.gone()
 
 
 @pytest.mark.parametrize(
@@ -77,12 +77,12 @@ async def test_killing_the_launch_leaves_nothing(ground: Ground, tmp_path: Path,
 async def test_kill_9_of_any_part_ends_all(ground: Ground, until: Any, victim: str, code: int | None) -> None:
     """The launch ends, and nothing is left."""
     running = await ground.launch(launch(BUSY))
-    await until(lambda: len(ground.named("^sleep 100")) == 5, "its start")
+    await until(lambda: len(ground.named("^sleep 100")) == 5 and ground.named(victim), "its start")
     ground.signal(ground.named(victim)[:1])
     if victim.endswith("keep$"):
         ground.signal(ground.named("^sleep 1006$"), signal.SIGTERM)
     done = await running
-    await until(lambda: ground.processes() == [], "the end of all")
+    await ground.gone()
     assert code is None or done.exit_code == code
 
 
@@ -106,7 +106,7 @@ async def test_stopping_the_machine_ends_all(ground: Ground, until: Any) -> None
     await ground.backend.stop(ground.data)
     running.cancel()
     await asyncio.wait([running])
-    assert ground.processes() == []
+    await ground.gone()
 
 
 async def test_agents_of_one_machine_do_not_end_each_other(ground: Ground, until: Any) -> None:
