@@ -50,6 +50,8 @@ async def team(tree: int) -> list[str]:
 class Stop:
     """Kills this host when of what a tree sends in a restart, from the end of a member on, so many messages are stored.
 
+    The next one is held back, so it keeps the floor of its partition down, as whatever is not stored yet.
+
     Args:
         tree: its number.
         left: how many messages.
@@ -58,18 +60,20 @@ class Stop:
     def __init__(self, tree: int, left: int) -> None:
         self._tree, self._left = tree, left
         self._begun = self._over = False
-        self._unstored = 0
+        self._residents: dict[str, Resident] = {}
         self._ups_left = 3  # with the last one the restart is over
         self._publish, self._acknowledged = Publishing.publish, Publishing._acknowledged
 
     def install(self) -> None:
         def publish(publishing: Publishing, resident: Resident, seq: int, outputs: list[Output]) -> None:
-            self._publish(publishing, resident, seq, self.let_through(resident, outputs))
+            through = self.let_through(resident, outputs)
+            self._publish(publishing, resident, seq, through)
+            for _ in outputs[len(through) :]:
+                publishing._partition.floor.open(seq)
             self.check()
 
         def acknowledged(publishing: Publishing, resident: Resident, seq: int, outcome: Any) -> None:
             self._acknowledged(publishing, resident, seq, outcome)
-            self._unstored -= self._begun and self._is_mine(resident)
             self.check()
 
         Publishing.publish = publish  # type: ignore[method-assign]
@@ -82,8 +86,8 @@ class Stop:
     def let_through(self, resident: Resident, outputs: list[Output]) -> list[Output]:
         if not self._is_mine(resident) or not self._ups_left:
             return outputs
-        if not self._begun and any(isinstance(output.message, m.Child) for output in outputs):
-            self._begun, self._unstored = True, resident.unacked
+        self._residents[resident.pid] = resident
+        self._begun |= any(isinstance(output.message, m.Child) for output in outputs)
         if not self._begun:
             return outputs
         through = [] if self._over else outputs[: self._left]
@@ -92,11 +96,10 @@ class Stop:
             return outputs
         self._over |= len(through) < len(outputs)
         self._left -= len(through)
-        self._unstored += len(through)
         return through
 
     def check(self) -> None:
-        if self._over and not self._unstored:
+        if self._over and not any(resident.unacked for resident in self._residents.values()):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
