@@ -17,27 +17,28 @@ if limit := os.environ.get("CHAOS_MEMORY"):  # bytes of address space that this 
     resource.setrlimit(resource.RLIMIT_AS, (int(limit), int(limit)))
 
 
-async def effect(i: int, seconds: float) -> str:
-    """A side effect: no two runs of it return the same."""
+async def effect(i: int, seconds: float, enough: str = "") -> str:
+    """A side effect: no two runs of it return the same. It ends in `more` until the file `enough` is there."""
     await asyncio.sleep(seconds)
-    return f"{i}:{os.getpid()}:{uuid.uuid4().hex}"
+    more = bool(enough) and not Path(enough).exists()
+    return f"{i}:{os.getpid()}:{uuid.uuid4().hex}" + (":more" if more else "")
 
 
 @agent_process
-async def worker(steps: int, seconds: float) -> list[str]:
-    """Steps one after another; an event for every tenth."""
+async def worker(steps: int, seconds: float, enough: str = "") -> list[str]:
+    """So many steps one after another, and more until the file `enough` is there; an event for every tenth."""
     values: list[str] = []
-    for i in range(steps):
-        values.append(await step(effect, i, seconds))
-        if i % 10 == 9:
-            emit("ten", i + 1)
+    while len(values) < steps or values[-1].endswith(":more"):
+        values.append(await step(effect, len(values), seconds, enough))
+        if len(values) % 10 == 0:
+            emit("ten", len(values))
     return values
 
 
 @agent_process
-async def crowd(children: int, steps: int, seconds: float) -> dict[str, list[str]]:
+async def crowd(children: int, steps: int, seconds: float, enough: str = "") -> dict[str, list[str]]:
     """Several workers at once: by pid, what they returned."""
-    handles = [spawn(worker, steps, seconds) for _ in range(children)]
+    handles = [spawn(worker, steps, seconds, enough) for _ in range(children)]
     return {handle.pid: await handle for handle in handles}
 
 
