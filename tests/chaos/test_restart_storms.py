@@ -35,7 +35,7 @@ async def one_host(stack: Stack) -> HostProcess:
 
 @asynccontextmanager
 async def asked(process: RemoteProcess) -> AsyncIterator[None]:
-    """Meanwhile it is called all the time, and every call is answered."""
+    """Meanwhile, and first of all, it is called all the time, and every call is answered."""
     answered = 0
 
     async def ask() -> None:
@@ -46,6 +46,8 @@ async def asked(process: RemoteProcess) -> AsyncIterator[None]:
 
     asking = asyncio.create_task(ask())
     try:
+        while not (answered or asking.done()):
+            await asyncio.sleep(0.01)
         yield
     finally:
         ended = asking.done()
@@ -53,7 +55,6 @@ async def asked(process: RemoteProcess) -> AsyncIterator[None]:
         await asyncio.gather(asking, return_exceptions=True)
     if ended:
         await asking
-    assert answered
 
 
 async def outcome(process: RemoteProcess) -> Any:

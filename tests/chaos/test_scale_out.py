@@ -69,10 +69,10 @@ class Traffic:
         self._raise()
         await asyncio.gather(*(customer.call("stop") for customer in self._customers))
         asked = [*self._asked]
-        for answers in await asyncio.gather(*(customer.result(30) for customer in self._customers)):
+        for answers in await asyncio.gather(*(customer.result(60) for customer in self._customers)):
             asked += answers
         await asyncio.gather(*(till.call("close") for till in self._tills))
-        taken = Counter(itertools.chain(*await asyncio.gather(*(till.result(30) for till in self._tills))))
+        taken = Counter(itertools.chain(*await asyncio.gather(*(till.result(60) for till in self._tills))))
         assert len(set(asked)) == len(asked)
         assert taken == Counter(asked)
         assert await self._stack.stuck() == {}
@@ -169,6 +169,7 @@ async def test_a_new_build_replaces_another(stack: Stack, tmp_path: Path) -> Non
 async def test_a_long_step_holds_up_nothing_but_its_partition(stack: Stack, tmp_path: Path) -> None:
     """SIGTERM, twice, in a step: all other partitions are handed over meanwhile; the step ends where it was begun."""
     stack.env["REGROW_DRAIN"] = "60"
+    stack.env["REGROW_HOST_TTL"] = "20"  # whoever stands still for longer is dead, and another one does its step
     gate = tmp_path / "gate"
     await stack.supervise()
     leaving, staying = await stack.host(PROGRAM), await stack.host(PROGRAM)

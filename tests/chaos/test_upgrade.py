@@ -127,8 +127,12 @@ async def test_processes_stay_with_their_version_until_a_new_one_takes_them(stac
     await run(fresh, "new")
     await run(leaves, "old")
     await stack.host(release.path, REGROW_APP_VERSION="2.0", REGROW_UPGRADE="auto")
-    entries = [entry async for entry in stack.bus.kv("regrow_hosts").items(">")]
-    assert sorted(m.decode(entry.value, m.HostRecord).version for entry in entries) == ["1.0", "2.0", "2.0"]
+
+    async def told() -> bool:
+        entries = [entry async for entry in stack.bus.kv("regrow_hosts").items(">")]
+        return sorted(m.decode(entry.value, m.HostRecord).version for entry in entries) == ["1.0", "2.0", "2.0"]
+
+    await until(told, "their versions")
 
     async def moved() -> bool:
         return set(await asyncio.gather(*(leaf.call("ping", wait=True) for leaf in leaves))) == {"new"}
