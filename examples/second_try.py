@@ -47,7 +47,7 @@ async def worker(goal: int, patience: float, hint: str = "") -> str:
 @agent_process
 async def supervisor(goal: int, tries: int = 4) -> str:
     """What the worker reports in the end."""
-    child = spawn(worker, goal, patience=2.0)
+    child = spawn(worker, goal, patience=8.0)
     for _ in range(tries):
         try:
             return await child

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 from regrow_protocol.bus import Bus
 
-from .machines import managed, nodes
+from .machines import nodes, until_managed
 
 GROUP = "regrow.machines"
 KEYS = ("id_ed25519", "id_ecdsa", "id_rsa", "id_ed25519_sk", "id_ecdsa_sk")
@@ -103,7 +103,7 @@ def morph() -> Finding:
 
 async def managers(bus: Bus) -> Finding:
     """Which nodes make machines, and of what kinds?"""
-    alive = await managed(bus)
+    alive = await until_managed(bus, bool, _TIMEOUT)
     offered = {node.node: node for node in await nodes(bus) if node.node in alive}
     if not offered:
         return Finding(

@@ -18,7 +18,7 @@ SUCCESSION = 5.0
 LOOK = 0.1
 
 
-async def build_for(bus: Bus, app: str, type_: str, *, build: str = "", target: str = "") -> str:
+async def build_for(bus: Bus, app: str, type_: str, *, build: str = "", target: str = "", patient: bool = False) -> str:
     """The build that shall run a process of `type_`: `build` if it has hosts, else the newest that has the type.
 
     Args:
@@ -26,14 +26,18 @@ async def build_for(bus: Bus, app: str, type_: str, *, build: str = "", target: 
         app, type_: of the process.
         build: that it would rather have.
         target: its program, where known.
+        patient: of an app that has had hosts, wait for the one that follows.
 
     Raises:
         NoHost: no host of the app lives, or none that has such a process.
     """
-    by_build: dict[str, list[m.HostRecord]] = defaultdict(list)
-    for host in await hosts(bus):
-        if host.app == app and not host.draining:
-            by_build[host.build].append(host)
+    by_build = await _by_build(bus, app)
+    if not by_build and patient and await bus.kv("regrow_partitions").get(f"app.{subjects.token(app)}") is not None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + SUCCESSION
+        while not by_build and loop.time() < deadline:
+            await asyncio.sleep(LOOK)
+            by_build = await _by_build(bus, app)
     if not by_build:
         raise NoHost(f"No host of app {app} runs", hint=f"start one: regrow host FILE --app {app}")
     if build and type_ in {t for host in by_build.get(build, ()) for t in host.types}:
@@ -44,6 +48,15 @@ async def build_for(bus: Bus, app: str, type_: str, *, build: str = "", target: 
         known = ", ".join(sorted({t for each in builds for t in each.types}))
         raise NoHost(f"No host of app {app} has a process {type_}", hint=f"they have: {known}")
     return chosen
+
+
+async def _by_build(bus: Bus, app: str) -> dict[str, list[m.HostRecord]]:
+    """The hosts of an app that take new processes."""
+    found: dict[str, list[m.HostRecord]] = defaultdict(list)
+    for host in await hosts(bus):
+        if host.app == app and not host.draining:
+            found[host.build].append(host)
+    return found
 
 
 async def program_of(bus: Bus, app: str, build: str) -> m.Program | None:

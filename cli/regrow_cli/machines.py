@@ -93,11 +93,6 @@ async def nodes(bus: Bus) -> list[NodeRecord]:
     return sorted([record for record, _ in await _read(bus, "node.*", NodeRecord)], key=lambda record: record.node)
 
 
-async def managed(bus: Bus) -> set[str]:
-    """The nodes of which a machine-manager lives."""
-    return {record.node for record, _ in await _read(bus, "manager.*", ManagerRecord)}
-
-
 async def until_managed(bus: Bus, fits: Callable[[set[str]], bool], patience: float) -> set[str]:
     """The nodes of which a machine-manager lives, once `fits` likes them, or after `patience` seconds.
 

@@ -39,7 +39,7 @@ from .os_process import Identity, end, is_alive
 STOP_GRACE = 8.0
 """Seconds until a stack that does not stop is killed; it needs less than five."""
 _POLL = 0.02
-_SEEN_CLOSED = 1.0
+_SEEN_CLOSED = 5.0
 
 
 class StackStatus(Struct, frozen=True):
@@ -103,28 +103,36 @@ def stop_stack(data: Path | None = None) -> bool:
         return _stop(place)
 
 
-def stop_if_unused(data: Path | None, since: int) -> bool:
+def stop_if_unused(data: Path | None, since: int, *, left: str = "") -> bool:
     """Stop the stack if it is not kept, nobody is connected, and nobody has asked for it after `since` (`last_wanted`).
+
+    Args:
+        data: its folder.
+        since: see above.
+        left: name of a connection that the caller has just closed.
 
     Returns whether it was stopped; otherwise it stops by itself later.
     """
     place = data_dir.resolve(data)
     info = place.running()
     with place.gated(time.monotonic() + 60.0):
-        if info is None or last_wanted(data) != since or _kept(place) or not _alone(info):
+        if info is None or last_wanted(data) != since or _kept(place) or not _alone(info, left):
             return False
         _stop(place)
         return True
 
 
-def _alone(info: StackInfo) -> bool:
-    """Whether nobody is connected; the server may take a moment to see that our own connection was closed."""
+def _alone(info: StackInfo, left: str) -> bool:
+    """Whether nobody is connected; the server may take a moment to see that `left` was closed."""
     deadline = time.monotonic() + _SEEN_CLOSED
-    while others := _others(info):
-        if time.monotonic() > deadline:
+    while True:
+        late = time.monotonic() > deadline
+        others = _others(info)
+        if others == []:
+            return True
+        if late or any(each.name != left for each in others or []):
             return False
         time.sleep(0.05)
-    return others == []
 
 
 def last_wanted(data: Path | None) -> int:

@@ -72,7 +72,7 @@ async def _cancel(chosen: Settings, given: str, reason: str, timeout: float, app
 
     from ..access import connected
     from ..errors import TimeUp
-    from ..live import is_hosted
+    from ..live import SUCCESSION, is_hosted
     from ..resolve import find
 
     async with connected(chosen) as bus:
@@ -84,16 +84,16 @@ async def _cancel(chosen: Settings, given: str, reason: str, timeout: float, app
             return
         hosted = found.record is None or await is_hosted(bus, found.app, found.record.build)
         await process.cancel(reason)  # its host may end with it
-        if not hosted:
-            print(f"{found.pid} will be cancelled when a host of app {found.app} runs: regrow resume {found.pid}")
-            return
-        if not timeout:
+        if not timeout and hosted:
             return
         try:
-            await process.result(timeout)
+            await process.result(timeout if hosted else min(timeout, SUCCESSION))
         except ExecutionFailed:
             pass  # cancelled, or it failed on its way out: told below
         except TimeoutError as error:
+            if not hosted:  # nor has another one come
+                print(f"{found.pid} will be cancelled when a host of app {found.app} runs: regrow resume {found.pid}")
+                return
             raise TimeUp(
                 f"{found.pid} has not ended within {timeout:g} s; it was told to", hint=f"regrow status {found.pid}"
             ) from error

@@ -88,7 +88,7 @@ async def _start(bus: Bus, client: Client, row: Row) -> str:
     if start is None:
         raise BadHistory(f"The history of {row.pid} has no start")
     target = history.program.target if history.program is not None else ""
-    build = await build_for(bus, row.app, start.type, target=target)
+    build = await build_for(bus, row.app, start.type, target=target, patient=True)
     started = await client.start(
         row.app, build, start.type, start.args, name=start.name, program=start.program, tags=start.tags,
         machine=start.machine, restart=start.restart,

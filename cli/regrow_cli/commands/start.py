@@ -64,7 +64,7 @@ async def _start(
 
     raw = to_raw(parse(arguments), f"An argument of {type_}()")
     async with connected(chosen) as bus:
-        build = await build_for(bus, app, type_)
+        build = await build_for(bus, app, type_, patient=True)
         client = Client(bus)
         if options.name:
             await _is_free(bus, app, options.name)

@@ -45,7 +45,7 @@ def up(
     mark = last_wanted(chosen.data)
     print(f"Regrow is up, data in {info.data}. Ctrl-C ends it.", flush=True)
     asyncio.run(_watch(chosen, info))
-    if stop_if_unused(chosen.data, mark):
+    if stop_if_unused(chosen.data, mark, left=HOLD):
         print("Stopped.")
         return
     status = stack_status(chosen.data)

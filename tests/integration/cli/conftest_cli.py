@@ -19,9 +19,11 @@ import pytest
 from msgspec import Struct
 from regrow.client import Client
 from regrow_cli.os_process import identify, is_alive
-from regrow_cli.processes import ENDS, Row, in_tree_order, rows
+from regrow_cli.processes import BUCKET, ENDS, Row, in_tree_order, rows
 from regrow_cli.stack import ensure_stack, stop_stack
+from regrow_protocol import streams
 from regrow_protocol.bus import Bus
+from regrow_protocol.subjects import token
 
 PROGRAMS = Path(__file__).parent / "programs"
 TIMEOUT = 60.0
@@ -62,7 +64,8 @@ class Stack:
             "REGROW_HOME": str(data),
             "REGROW_DURABILITY": "fast",
             "REGROW_STACK_IDLE": "600",
-            "REGROW_HOST_TTL": "1",
+            "REGROW_HOST_TTL": "10",  # a host that stands still for a while is not dead
+            "REGROW_WARN_TURN": "60",  # and says nothing of it
             "REGROW_MACHINE_BACKENDS": "local",  # the others take seconds to import
             "REGROW_NATS_URL": "",
             "REGROW_DEBUG": "",
@@ -95,6 +98,16 @@ class Stack:
                 return in_tree_order([row for row in await rows(bus) if row.app == app])
 
         return [row for row in asyncio.run(read()) if ended or row.status not in ENDS]
+
+    def holder(self, app: str, name: str) -> str:
+        """The pid of the process that has a name, once it is written down."""
+
+        async def read() -> str:
+            async with await Bus.connect(self.url, name="test") as bus:
+                found = await bus.kv(BUCKET).get(f"name.{token(app)}.{token(name)}")
+                return found[0].decode() if found is not None else ""
+
+        return asyncio.run(read())
 
     def events(self, app: str, pid: str) -> list[str]:
         """The types of a process's events."""
@@ -158,8 +171,17 @@ def stack_in(folder: Path, environment: dict[str, str]) -> Iterator[Stack]:
             if name.startswith("REGROW_") or name in environment:
                 patch.setenv(name, value)
         made.url = ensure_stack(made.data, keep=True, timeout=60.0).url
-    yield made
-    stop_stack(made.data)
+    try:
+        asyncio.run(_prepared(made.url))
+        yield made
+    finally:
+        stop_stack(made.data)
+
+
+async def _prepared(url: str) -> None:
+    """Make what tests read before any command has made it."""
+    async with await Bus.connect(url, name="test") as bus:
+        await streams.ensure(bus)
 
 
 @pytest.fixture

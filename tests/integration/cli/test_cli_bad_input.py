@@ -129,7 +129,7 @@ def test_calls_that_cannot_be_answered(stack: Stack, tally: Path, launch: Launch
     late = stack.regrow("call", pid, "later", "--wait", "--timeout", "0.5")
     assert (late.code, "has not answered within 0.5 s" in late.error) == (12, True)
     assert stack.regrow("call", pid, "finish").code == 0
-    until(lambda: not [row for row in stack.rows(tally.stem) if row.pid == pid], "its end")
+    until(lambda: [row.status for row in stack.rows(tally.stem, ended=True) if row.pid == pid] == ["done"], "its end")
     ended = stack.regrow("call", pid, "add", "item=nut")
     assert (ended.code, "answers no calls any more" in ended.error) == (5, True)
     assert stack.regrow("cancel", pid).out == f"{pid} is done already.\n"
@@ -143,10 +143,11 @@ def test_a_prefix_that_fits_several(stack: Stack, tally: Path) -> None:
     done = stack.regrow("status", "p_")
     assert (done.code, "fits" in done.error) == (5, True)
     common = next(pids[0][:n] for n in range(26, 2, -1) if pids[1].startswith(pids[0][:n]))
-    several = stack.regrow("events", common)
+    ours = ["--app", tally.stem]
+    several = stack.regrow("events", common, *ours)
     assert (several.code, all(pid in several.error for pid in pids)) == (5, True)
     one = pids[0][: len(common) + 1]
-    assert stack.regrow("events", one).out == stack.regrow("events", one.removeprefix("p_")).out != ""
+    assert stack.regrow("events", one, *ours).out == stack.regrow("events", one.removeprefix("p_"), *ours).out != ""
 
 
 def test_check_finds_what_does_not_replay(stack: Stack, tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ from pathlib import Path
 import nats
 import pytest
 from conftest_cli import Launch, Stack, until
-from regrow_protocol import ids, messages, streams
+from regrow_protocol import agents, ids, messages, streams
+from regrow_protocol.agents import AgentRecord
 from regrow_protocol.bus import Bus
 from regrow_protocol.endpoints import BUCKET, Grant, grant_key, name_key
+from regrow_protocol.messages import Ref
 
 pytestmark = [pytest.mark.xdist_group("cli-endpoints"), pytest.mark.timeout(180)]
 
@@ -26,6 +28,7 @@ def test_a_public_process_from_outside(stack: Stack, launch: Launch, tally: Path
             return await bus.kv(BUCKET).get(name_key("shop")) is not None
 
     until(lambda: asyncio.run(public()), "the public name")
+    until(lambda: [row for row in stack.rows(tally.stem) if row.name == "shop"], "its name in the list")
 
     async def outside() -> bytes:
         client = await nats.connect(stack.url)
@@ -46,8 +49,11 @@ def test_a_public_process_from_outside(stack: Stack, launch: Launch, tally: Path
     assert "regrow.api.shop.add" in listed
     assert '"times"' in stack.regrow("endpoints", "shop", "--schema").out
 
-    lines = stack.regrow("calls", "shop").out.splitlines()
-    assert len(lines) == 3
+    def calls() -> list[str]:
+        return stack.regrow("calls", "shop").out.splitlines()
+
+    until(lambda: len(calls()) == 3, "their records")  # written beside the answers
+    lines = calls()
     assert [line.split()[2] for line in lines] == ["add"] * 3
     assert "InvalidArguments" in lines[2]
 
@@ -61,9 +67,15 @@ def test_grants_are_listed_and_revoked(stack: Stack) -> None:
         id=ids.new_id(ids.GRANT), app="none", agent=ids.new_id(ids.AGENT), pid=ids.new_id(ids.PROCESS), only=["add"],
         prefix="shop_", rate=30.0, expires=time.time() + 3600, created=time.time(),
     )  # fmt: skip
+    agent = AgentRecord(
+        id=grant.agent, app="none", command="x", name="a", owner=Ref(grant.pid, 0, 1), harness="none", state="running"
+    )
 
     async def write() -> None:
         async with await Bus.connect(stack.url, name="test") as bus:
+            await streams.ensure(bus)
+            # The registry revokes grants of agents that are not there.
+            await bus.kv(agents.BUCKET).put(f"agent.{agent.id}", messages.encode(agent))
             await bus.kv(BUCKET).put(grant_key(grant.agent, grant.id), messages.encode(grant))
 
     asyncio.run(write())

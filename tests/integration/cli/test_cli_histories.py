@@ -112,7 +112,7 @@ def test_an_ended_history_is_imported(stack: Stack, tally: Path, launch: Launch,
     )
     assert [json.loads(line)["data"] for line in events.splitlines()][-1] == [0, 1, 4]
     assert new != pid
-    assert [row.pid for row in stack.rows(f"{tally.stem}_2", ended=True)] == [new]
+    until(lambda: [row.pid for row in stack.rows(f"{tally.stem}_2", ended=True)] == [new], "its record")
     assert stack.regrow("replay", new).code == 0
     assert not log.exists()
 

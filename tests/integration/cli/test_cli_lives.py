@@ -27,7 +27,7 @@ def test_a_root_that_is_started_again(stack: Stack, app: str) -> None:
     """`--restart transient`: under the same pid, after its back-off; `--tag` finds it; `cancel` ends it for good."""
     pid = stack.regrow("start", app, "parcel", "to=rome", "good=false", "--restart", "transient", "--tag", "by=air").out
     pid = pid.strip()
-    until(lambda: stack.events(app, pid), "its start")
+    until(lambda: stack.rows(app), "its record")
     assert stack.regrow("signal", "--where", f"tag.by=air and app={app}", "--yes", "go").code == 0
     until(lambda: "restarted" in stack.events(app, pid), "the next incarnation")
     assert "running" in stack.regrow("status", pid).out
@@ -44,8 +44,8 @@ def test_a_schedule(stack: Stack, app: str) -> None:
     added = stack.regrow("schedule", "add", app, f"{app}:parcel", "to=oslo", "--every", "1s", "--tag", "via=sea",
                          "--overlap", "allow")  # fmt: skip
     assert (added.code, f"{app}: parcel of app {app}, first" in added.out) == (0, True)
-    until(lambda: stack.rows(app), "a run")
-    assert stack.rows(app)[0].tags == {"kind": "parcel", "to": "oslo", "via": "sea", "schedule": app}
+    tags = {"kind": "parcel", "to": "oslo", "via": "sea", "schedule": app}
+    until(lambda: tags in [row.tags for row in stack.rows(app)], "a run with its tags")
     twice = stack.regrow("schedule", "add", app, f"{app}:parcel", "to=oslo", "--every", "1h")
     assert (twice.code, "--replace" in twice.err) == (2, True)
     assert stack.regrow("schedule", "pause", app).code == 0

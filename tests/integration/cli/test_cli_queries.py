@@ -25,6 +25,7 @@ def test_commands_for_all_that_a_query_finds(stack: Stack, launch: Launch) -> No
         return {row["pid"] for row in stack.ls("--app", "parcels", *arguments)}
 
     until(lambda: found("--where", "tag.to=rome") == set(pids[:2]), "the tags")
+    until(lambda: found("--where", "tag.to=oslo") == {pids[2]}, "the tags of the third")
     assert found("--where", "tag.kind=parcel and not tag.to=rome") == {pids[2]}
     asked = stack.regrow("signal", "--where", "tag.to=rome", "go", "by=train")
     assert (asked.code, "Send go to 2 processes" in asked.err, "add --yes" in asked.err) == (2, True, True)
@@ -32,7 +33,7 @@ def test_commands_for_all_that_a_query_finds(stack: Stack, launch: Launch) -> No
     sent = stack.regrow("signal", "--where", "tag.to=rome", "--yes", "go", "by=train")
     assert sorted(sent.out.splitlines()) == sorted(f"{pid} was sent go" for pid in pids[:2])
     until(lambda: found("--all", "--where", "status=failed") == {pids[1]}, "the one that is lost")
-    assert stack.events("parcels", pids[0])[-2:] == ["sent", "done"]
+    until(lambda: stack.events("parcels", pids[0])[-2:] == ["sent", "done"], "the end of the other one")
     cancelled = stack.regrow("cancel", "--where", "type=parcel and tag.to=oslo", "--yes")
     assert cancelled.out == f"{pids[2]} is told to end\n"
     looked = stack.regrow("retry", pids[1], "--dry-run")

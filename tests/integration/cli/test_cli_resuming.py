@@ -28,6 +28,7 @@ def _killed_midway(stack: Stack, launch: Launch, program: Path, log: Path, gate:
     running = launch("4", str(log), str(gate), program=program)
     pid = _root(stack, program.stem)
     until(lambda: stack.events(program.stem, pid).count("progress") == 2, "half of it")
+    until(lambda: [row.status for row in stack.rows(program.stem, ended=True)].count("done") == 2, "that it is listed")
     running.kill()
     until(lambda: all(row.status == "no-host" for row in stack.rows(program.stem)), "that nobody runs it")
     return pid
@@ -128,7 +129,7 @@ def test_a_stuck_process_is_taken_up_by_a_living_host(
     flag = tmp_path / "flag"
     _host(launch, fickle)
     pid = stack.regrow("start", fickle.stem, "main", f"flag={flag}").out.strip()
-    assert stack.regrow("call", pid, "nothing").code == 5  # it is there
+    until(lambda: "ready" in stack.events(fickle.stem, pid), "its step")
     flag.touch()
     (host,) = stack.regrow("hosts", "--json", "--app", fickle.stem).json
     os.kill(host["os_pid"], signal.SIGKILL)
@@ -139,6 +140,7 @@ def test_a_stuck_process_is_taken_up_by_a_living_host(
     flag.unlink()
     assert stack.regrow("resume", pid).out == f"{pid} is taken up again.\n"
     assert stack.regrow("call", pid, "finish").code == 0
+    until(lambda: "done" in stack.events(fickle.stem, pid), "its end")  # announced beside the answer
     assert "is done already" in stack.regrow("resume", pid).out
 
 
@@ -149,8 +151,7 @@ def test_all_stuck_ones_that_a_query_finds_are_taken_up(
     flag = tmp_path / "flag"
     _host(launch, fickle)
     pids = [stack.regrow("start", fickle.stem, "main", f"flag={flag}").out.strip() for _ in range(2)]
-    for pid in pids:
-        assert stack.regrow("call", pid, "nothing").code == 5  # it is there
+    until(lambda: all("ready" in stack.events(fickle.stem, pid) for pid in pids), "their steps")
     flag.touch()
     (host,) = stack.regrow("hosts", "--json", "--app", fickle.stem).json
     os.kill(host["os_pid"], signal.SIGKILL)
@@ -189,4 +190,4 @@ def test_a_process_moves_to_a_new_build_that_has_a_host(stack: Stack, tally: Pat
     # What it held is made by the new code from the recorded inputs.
     assert stack.regrow("call", pid, "add", "item=bolt").json == 2
     assert stack.regrow("call", pid, "finish").code == 0
-    assert '["NUT","BOLT"]' in stack.regrow("events", pid, "--json").out.splitlines()[-1]
+    assert '["NUT","BOLT"]' in stack.regrow("events", pid, "--follow", "--json").out.splitlines()[-1]

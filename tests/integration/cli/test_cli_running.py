@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 from conftest_cli import Launch, Stack, end_of, opened, pid_in, until
+from regrow_cli import live
+from regrow_cli.main import main
 
 pytestmark = [pytest.mark.xdist_group("cli-running"), pytest.mark.timeout(180)]
 
@@ -101,8 +103,10 @@ def test_a_detached_run_goes_on_by_itself(stack: Stack, tally: Path) -> None:
     assert launched.code == 0
     pid = launched.out.strip()
     keeper = json.loads((stack.data / "runs" / f"{pid}.json").read_text())["process"]["pid"]
+    until(lambda: {row.name for row in stack.rows(tally.stem)} == {"crate", ""}, "its name and its child in the list")
     assert stack.regrow("call", "crate", "add", "item=nut", "times=2").json == 2
     assert stack.regrow("call", pid[:20], "add", 'item="7"').json == 3  # a unique prefix will do
+    until(lambda: len(stack.events(tally.stem, pid)) == 3, "its events")
     shown = stack.regrow("status", "crate", "--json").json
     assert shown["process"]["status"] == "running"
     assert shown["endpoints"] == ["add", "finish"]
@@ -150,7 +154,8 @@ def test_start_on_a_host_that_runs(stack: Stack, tally: Path, launch: Launch) ->
     assert (listed["app"], listed["of"], listed["target"]) == ("shop", 16, str(tally))
     assert stack.regrow("start", "shop", "main", "n=4", "--wait", "-q").json == [0, 1, 4, 9]
     pid = stack.regrow("start", "shop", "pool", "--name", "till").out.strip()
-    until(lambda: [row for row in stack.rows("shop") if row.name == "till"], "its name in the list")
+    until(lambda: [row.type for row in stack.rows("shop")] == ["pool", "idle"], "both in the list, and nothing else")
+    until(lambda: stack.holder("shop", "till") == pid, "that it has the name")
     taken = stack.regrow("start", "shop", "pool", "--name", "till")
     assert (taken.code, pid in taken.error) == (2, True)
     assert [(r["type"], r.get("depth", 0)) for r in stack.ls("--app", "shop")] == [("pool", 0), ("idle", 1)]
@@ -175,6 +180,30 @@ def test_a_host_that_dies_is_started_again(stack: Stack, tally: Path, launch: La
     assert after["os_pid"] != before["os_pid"]
 
 
+def test_start_and_cancel_wait_for_the_host_that_follows(
+    stack: Stack, tally: Path, launch: Launch, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two hosts of an app neither is refused."""
+    for name, value in stack.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(live, "SUCCESSION", 60.0)  # a host may begin slowly here
+
+    def succeeded() -> None:
+        nonlocal host
+        host.interrupt()
+        host = launch("host", str(tally), "--app", "relay")
+
+    host = launch("host", str(tally), "--app", "relay")
+    until(lambda: "runs app" in host.out, "the host")
+    succeeded()
+    assert main(["start", "relay", "pool"]) == 0
+    pid = capsys.readouterr().out.strip()
+    until(lambda: [row.pid for row in stack.rows("relay") if row.type == "pool"] == [pid], "its record")
+    succeeded()
+    assert main(["cancel", pid, "--timeout", "60"]) == 0
+    assert capsys.readouterr().out == f"{pid} cancelled\n"
+
+
 def test_several_hosts_by_one_command(stack: Stack, tally: Path, launch: Launch) -> None:
     """They share the partitions evenly; each is started again by itself; SIGTERM ends all of them, gracefully."""
 
@@ -196,7 +225,7 @@ def test_several_hosts_by_one_command(stack: Stack, tally: Path, launch: Launch)
     hosts.process.terminate()
     done = hosts.wait()
     assert (done.code, done.out.splitlines()[-1]) == (0, "Stopped.")
-    assert stack.regrow("hosts", "--json", "--app", "team").json == []
+    until(lambda: stack.regrow("hosts", "--json", "--app", "team").json == [], "their ends")
 
 
 def test_several_hosts_that_cannot_start(stack: Stack, tally: Path) -> None:
@@ -220,10 +249,13 @@ def test_start_needs_a_host(stack: Stack, tally: Path, launch: Launch) -> None:
 
 def test_a_program_needs_no_command(stack: Stack, tally: Path, launch: Launch, tmp_path: Path) -> None:
     """`python FILE` starts the stack where none runs; two programs at once share it, and leave it to each other."""
-    gate = tmp_path / "gate"
-    home = {"REGROW_HOME": str(tmp_path / "home"), "REGROW_STACK_IDLE": "2"}
-    first = launch("4", "", str(gate), program=tally, environment=home)
-    second = launch("3", program=tally, environment=home)
+    gate, other_gate = tmp_path / "gate", tmp_path / "other_gate"
+    logs = [tmp_path / "log", tmp_path / "other_log"]
+    home = {"REGROW_HOME": str(tmp_path / "home"), "REGROW_STACK_IDLE": "5"}
+    first = launch("4", str(logs[0]), str(gate), program=tally, environment=home)
+    second = launch("3", str(logs[1]), str(other_gate), program=tally, environment=home)
+    until(lambda: all(log.exists() for log in logs), "both at work")
+    other_gate.write_text("open")
     assert second.wait().out.splitlines()[-1] == "[0, 1, 4]"
     gate.write_text("open")
     assert first.wait().out.splitlines()[-1] == "[0, 1, 4, 9]"

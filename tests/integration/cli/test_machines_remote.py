@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from conftest_cli import Stack, stack_in
+from conftest_cli import Stack, stack_in, until
 from conftest_machines import Make
 from regrow import Machine, MorphImage
 from test_machines_ssh import Terminal
@@ -45,14 +45,12 @@ def agent_with(key: Path, folder: Path) -> Iterator[dict[str, str]]:
     process = subprocess.Popen([program, "-D", "-a", variables["SSH_AUTH_SOCK"]], stdout=subprocess.DEVNULL)
     try:
         environ = {**os.environ, **variables}
-        for _ in range(500):
-            added = subprocess.run(
-                ["ssh-add", "-q", str(key)], env=environ, check=False, capture_output=True, timeout=10
-            )
-            if added.returncode == 0:
-                break
-        else:
-            pytest.fail(f"the agent takes no key: {added.stderr!r}")
+        add = ["ssh-add", "-q", str(key)]
+
+        def added() -> bool:
+            return subprocess.run(add, env=environ, check=False, capture_output=True, timeout=30).returncode == 0
+
+        until(added, "that the agent takes the key")
         yield variables
     finally:
         process.kill()

@@ -13,6 +13,8 @@ from regrow_protocol import streams
 from regrow_protocol.bus import Bus
 from regrow_protocol.server import NatsServer
 
+PARTITIONS = 16
+LEASE = {"REGROW_HOST_TTL": "10"}  # a host that stands still for a while is not dead
 PAGE = (Path(__file__).parents[3] / "docs/reference/wire-protocol.md").read_text()
 
 
@@ -23,13 +25,16 @@ async def test_the_documented_client_prints_what_the_page_says(private_server: N
     assert expected is not None
     (tmp_path / "greeter.py").write_text(program)
     (tmp_path / "client.py").write_text(client)
-    environment = {**os.environ, "REGROW_NATS_URL": private_server.url, "REGROW_LOG_LEVEL": "error"}
+    environment = {**os.environ, "REGROW_NATS_URL": private_server.url, "REGROW_LOG_LEVEL": "error", **LEASE}
     async with await Bus.connect(private_server.url, name="test") as bus:
         await streams.ensure(bus)
         supervisor = await asyncio.create_subprocess_exec(sys.executable, "-m", "regrow_supervisor", env=environment)
-        host = HostProcess(str(tmp_path / "greeter.py"), private_server.url, bus=bus)
+        host = HostProcess(str(tmp_path / "greeter.py"), private_server.url, bus=bus, env=LEASE)
         try:
             await host.start()
+            async with asyncio.timeout(30):
+                while len([entry async for entry in bus.kv("regrow_partitions").items("own.>")]) < PARTITIONS:
+                    await asyncio.sleep(0.05)
             run = await asyncio.create_subprocess_exec(
                 sys.executable, str(tmp_path / "client.py"), env=environment, stdout=asyncio.subprocess.PIPE
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import sys
@@ -42,6 +43,22 @@ def folder(tmp_path: Path) -> Path:
             ]
             (package / f"part_{part}.py").write_text("\n".join(functions) or "pass\n")
     return tmp_path / "source"
+
+
+@pytest.fixture
+def gate(folder: Path) -> Path:
+    """A file of the last package that nobody has read before `opened`: no survey is over until then."""
+    pipe = folder / "package_39" / "slow.py"
+    os.mkfifo(pipe)
+    return pipe
+
+
+async def opened(gate: Path) -> None:
+    """Let all who read it see an empty file, for ever."""
+    while True:
+        with contextlib.suppress(OSError):  # nobody reads it now
+            os.close(os.open(gate, os.O_WRONLY | os.O_NONBLOCK))
+        await asyncio.sleep(0.02)
 
 
 def plain(survey: ModuleType, folder: Path) -> list[Any]:
@@ -97,9 +114,9 @@ async def test_a_package_that_cannot_be_read_does_not_stop_the_survey(survey: Mo
 
 
 @pytest.mark.timeout(150)
-async def test_the_demo_recovers_and_says_so(folder: Path, tmp_path: Path) -> None:
+async def test_the_demo_recovers_and_says_so(folder: Path, gate: Path, tmp_path: Path) -> None:
     """The whole script: its last line is computed from the log, its exit code follows from it, and it tidies up."""
-    code, out = await demo(str(folder), tmp_path)
+    code, out = await demo(str(folder), tmp_path, gate=gate)
     assert code == 0, out
     lines = out.splitlines()
     assert re.fullmatch(r"recovered: [1-9]\d* processes, lost: 0, recorded twice: 0", lines[-1]), out
@@ -111,9 +128,9 @@ async def test_the_demo_recovers_and_says_so(folder: Path, tmp_path: Path) -> No
 @pytest.mark.timeout(150)
 @pytest.mark.xdist_group("harness-pi")
 @with_pi
-async def test_the_demo_with_agents_recovers_and_counts_their_calls(folder: Path, tmp_path: Path) -> None:
+async def test_the_demo_with_agents_recovers_and_counts_their_calls(folder: Path, gate: Path, tmp_path: Path) -> None:
     """Real pi with the scripted model: a call for each of forty packages and four reports, each answered once."""
-    code, out = await demo(str(folder), tmp_path, REGROW_MODEL="scripted")
+    code, out = await demo(str(folder), tmp_path, gate=gate, REGROW_MODEL="scripted")
     assert code == 0, out
     lines = out.splitlines()
     assert re.fullmatch(r"recovered: [1-9]\d* processes, lost: 0, recorded twice: 0", lines[-1]), out
@@ -162,8 +179,10 @@ async def test_the_demo_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
     assert re.fullmatch(r"error: .*No such file or directory.*\n", out)
 
 
-async def demo(folder: str, tmp_path: Path, cwd: Path | None = None, **settings: str) -> tuple[int, str]:
-    """Run `demo.py` as `make demo` does: its exit code, and what it says."""
+async def demo(
+    folder: str, tmp_path: Path, cwd: Path | None = None, gate: Path | None = None, **settings: str
+) -> tuple[int, str]:
+    """Run `demo.py` as `make demo` does, and open the `gate` when its host was killed: its exit code, what it says."""
     (tmp_path / "tmp").mkdir()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("REGROW_")}
     process = await asyncio.create_subprocess_exec(
@@ -175,5 +194,13 @@ async def demo(folder: str, tmp_path: Path, cwd: Path | None = None, **settings:
         env=environment | {"TMPDIR": str(tmp_path / "tmp")} | settings,
         cwd=cwd,
     )
-    out, _ = await process.communicate()
-    return process.returncode or 0, out.decode()
+    assert process.stdout is not None
+    said, opening = "", None
+    async for line in process.stdout:
+        said += line.decode()
+        if gate is not None and opening is None and b"killed with SIGKILL" in line:
+            opening = asyncio.create_task(opened(gate))
+    code = await process.wait()
+    if opening is not None:
+        opening.cancel()
+    return code, said

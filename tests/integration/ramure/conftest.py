@@ -23,7 +23,7 @@ ENVIRONMENT = {
     "REGROW_STACK_IDLE": "600",
     "REGROW_MACHINE_BACKENDS": "local",  # the others take seconds to import
     "REGROW_DEBUG": "",
-    "REGROW_HOST_TTL": "1",
+    "REGROW_HOST_TTL": "5",  # a program that stands still for a while is not dead
     "PYTHONWARNINGS": "ignore",
 }
 

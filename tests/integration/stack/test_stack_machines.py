@@ -75,7 +75,7 @@ async def test_the_manager_is_kept_running(folder: Path, place: DataDir, until: 
 
 async def test_machines_outlive_an_idle_stack(folder: Path, until: Until, monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine does not keep the stack up. It goes on with what runs on it, and the next stack has it."""
-    monkeypatch.setenv("REGROW_STACK_IDLE", "0.6")
+    monkeypatch.setenv("REGROW_STACK_IDLE", "4")
     info = await _start(folder)
     async with _machines(info):
         box = await machine(LocalImage(), keep=True, name="kept")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 
 import pytest
 from msgspec import Raw
@@ -144,9 +143,7 @@ async def test_a_reader_that_is_slow_or_gone(monkeypatch: pytest.MonkeyPatch) ->
     read, write = os.pipe()
     monkeypatch.setitem(DESCRIPTORS, "stdout", write)
     output = Output()
-    began = time.monotonic()
-    output.push("stdout", 0, b"x" * 1_000_000)
-    assert time.monotonic() - began < 1.0
+    output.push("stdout", 0, b"x" * 1_000_000)  # nobody reads yet: a write that waits for that would never end
     assert len(os.read(read, 10)) == 10
     os.close(read)
     assert isinstance(await output.broken, BrokenPipeError)
