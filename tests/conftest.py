@@ -94,14 +94,14 @@ async def stream(bus: Bus, app: str) -> str:
 class Until(Protocol):
     """Waits until `condition()` is true; fails naming `what` after `timeout` seconds."""
 
-    async def __call__(self, condition: Callable[[], Any], what: str = "it", timeout: float = 20.0) -> None: ...
+    async def __call__(self, condition: Callable[[], Any], what: str = "it", timeout: float = 40.0) -> None: ...
 
 
 @pytest.fixture
 def until() -> Until:
     """`await until(condition, "what must happen")`: for tests without a sleep."""
 
-    async def wait(condition: Callable[[], Any], what: str = "it", timeout: float = 20.0) -> None:
+    async def wait(condition: Callable[[], Any], what: str = "it", timeout: float = 40.0) -> None:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         while not condition():
