@@ -1,8 +1,10 @@
-"""The port of the embedded stack's agent-gateway: the same over every restart, for agents keep its URL."""
+"""Where the embedded stack's agent-gateway listens: its port stays over every restart, for agents keep its URL."""
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import struct
 
 from msgspec import Struct
 from regrow_service.logs import Logger
@@ -10,6 +12,9 @@ from regrow_service.logs import Logger
 from .data_dir import DataDir, read, write
 
 HOST = "127.0.0.1"
+DOCKER = "docker0"
+"""The interface by which Docker's containers reach this computer. (Docker Desktop leads them to its loopback.)"""
+_SIOCGIFADDR = 0x8915
 
 
 class GatewayAddress(Struct, frozen=True):
@@ -29,13 +34,25 @@ def gateway_port(place: DataDir, log: Logger) -> int:
     return port
 
 
+def gateway_hosts() -> str:
+    """The addresses that the gateway listens at: for agents on this computer, and for those in its Docker machines."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        try:
+            answer = fcntl.ioctl(asking, _SIOCGIFADDR, struct.pack("256s", DOCKER.encode()))
+        except OSError:
+            return HOST
+    return f"{HOST},{socket.inet_ntoa(answer[20:24])}"
+
+
 def _free(wanted: int) -> int:
-    for port in (wanted, 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
+    for port in (wanted, 0, 0, 0):
+        try:
+            for host in gateway_hosts().split(","):
+                with socket.socket() as probe:
+                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                    probe.bind((host, port))
+                    port = int(probe.getsockname()[1])
+        except OSError:
+            continue
+        return port
     raise OSError(f"no port of {HOST} is free")

@@ -30,7 +30,7 @@ from .children import Child, ChildSpec, Keeper
 from .connections import connections
 from .data_dir import STACK_USER, ChildRecord, DataDir, StackInfo, try_lock, write
 from .errors import StackFailed
-from .gateway_port import gateway_port
+from .gateway_port import gateway_hosts, gateway_port
 from .nats_child import APP_USER, NatsChild, end_orphans
 from .os_process import Identity, identify, send
 
@@ -171,7 +171,7 @@ class _Stack:
             await self._nats.stop()
 
     def _environment(self) -> dict[str, str]:
-        return dict(os.environ) | {
+        return {"REGROW_GATEWAY_HOST": gateway_hosts(), **os.environ} | {
             "REGROW_NATS_URL": self._nats.endpoint.url(STACK_USER),
             "REGROW_GATEWAY_PORT": str(self._gateway_port),
             "REGROW_STOP_DEADLINE": "2",

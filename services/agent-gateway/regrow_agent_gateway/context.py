@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
+from regrow_protocol.agents import AgentRecord
 from regrow_protocol.bus import Bus
 from regrow_service.answers import Answers
 from regrow_service.metrics import Metrics
@@ -24,7 +25,7 @@ class Context:
 
     Attributes:
         secret: that tokens are made with.
-        url: where agents reach the doors.
+        port: of the doors.
         background: runs a coroutine, which sees to its own errors, until it ends or the service does.
         stopping: the service is to end.
     """
@@ -38,6 +39,11 @@ class Context:
     results: Results
     answers: Answers
     secret: bytes
-    url: str
+    port: int
     background: Callable[[Coroutine[Any, Any, None], str], None]
     stopping: asyncio.Event
+
+    def url(self, record: AgentRecord | None = None) -> str:
+        """Where agents reach the doors: that one, on its machine."""
+        machine = record.machine if record is not None else None
+        return self.settings.url(self.port, machine.backend if machine is not None else "")

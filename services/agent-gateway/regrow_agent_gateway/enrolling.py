@@ -89,8 +89,7 @@ class Enrolling:
 
     def enrolled(self, record: AgentRecord) -> Enrolled:
         """What its owner is told of an agent."""
-        url = f"{self._here.url}/agents/{record.id}"
-        return Enrolled(record.id, url, tokens.token(self._here.secret, record.id), self.launch(record))
+        return Enrolled(record.id, self._url(record), tokens.token(self._here.secret, record.id), self.launch(record))
 
     def launch(self, record: AgentRecord) -> Launch | None:
         """How an agent's harness is started in its present session; None where nobody starts it.
@@ -105,7 +104,7 @@ class Enrolling:
             name=record.name,
             session=record.session,
             resume=record.session > 1,
-            url=f"{self._here.url}/agents/{record.id}",
+            url=self._url(record),
             token=tokens.token(self._here.secret, record.id),
             folder=record.folder,
             workdir=record.workdir,
@@ -115,6 +114,9 @@ class Enrolling:
             options=record.options,
         )
         return find(record.harness).launch(setting)
+
+    def _url(self, record: AgentRecord) -> str:
+        return f"{self._here.url(record)}/agents/{record.id}"
 
     async def _make(self, command: Command, args: Enrol, id_: str) -> AgentRecord:
         here = self._here

@@ -91,14 +91,15 @@ class Gateway:
                         results=Results(bus, conversations),
                         answers=Answers(bus),
                         secret=secret,
-                        url=settings.url(listening.getsockname()[1]),
+                        port=listening[0].getsockname()[1],
                         background=self._background,
                         stopping=self._stopping,
                     )
                     await self._work(here, listening)
                 following.cancel()
         finally:
-            listening.close()
+            for each in listening:
+                each.close()
 
     async def _work(self, here: Context, listening: Any) -> None:
         await until(self._stopping, _wait(here.records.current))
@@ -141,7 +142,7 @@ class Gateway:
             await until(self._stopping, mail.followed())
             last.append(group.create_task(server.serve(doors, self._stopping), name="doors"))
             self._ready = not self._stopping.is_set()
-            self._log.info("doors", url=here.url)
+            self._log.info("doors", url=here.url())
             await asyncio.wait(last)
             for task in steady:
                 task.cancel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated
 
@@ -11,12 +12,17 @@ from msgspec import Meta
 from regrow_service.settings import ServiceSettings, read
 
 KIB, MIB = 1024, 1024 * 1024
+HERE = "host.docker.internal"
+"""Name of this computer in Docker machines."""
+_LOOPBACK = re.compile(r"^(https?://)(?:localhost|127\.[0-9.]+|\[::1\])(?=[:/]|$)")
 
 
 class GatewaySettings(ServiceSettings, frozen=True, kw_only=True):
     """See `regrow_service.settings`."""
 
-    gateway_host: Annotated[str, Meta(description="Address that the agents' doors bind to.")] = "127.0.0.1"
+    gateway_host: Annotated[
+        str, Meta(description="Addresses that the agents' doors bind to, with commas between them.")
+    ] = "127.0.0.1"
     gateway_port: Annotated[
         int, Meta(ge=0, le=65535, description="Their port; 0: the system chooses one, and the log names it.")
     ] = 8420
@@ -43,12 +49,22 @@ class GatewaySettings(ServiceSettings, frozen=True, kw_only=True):
         float, Meta(gt=0, description="Seconds that an agent may take no data before its connection is cut.")
     ] = 20.0
 
-    def url(self, port: int) -> str:
-        """Where agents reach the doors, without a slash at the end; `port` is the one that is listened on."""
-        if self.gateway_url:
-            return self.gateway_url.rstrip("/")
-        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(self.gateway_host, self.gateway_host)  # noqa: S104
-        return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{port}"
+    def hosts(self) -> list[str]:
+        """The addresses that the doors bind to; the first one is named to agents."""
+        return [host.strip() for host in self.gateway_host.split(",")]
+
+    def url(self, port: int, backend: str = "") -> str:
+        """Where agents reach the doors, without a slash at the end.
+
+        Args:
+            port: the one that is listened on.
+            backend: of the agent's machine. In a container this computer's loopback is the container's own, so it is
+                named as the Docker backend names this computer there.
+        """
+        host = self.hosts()[0]
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104
+        url = self.gateway_url.rstrip("/") or f"http://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{port}"
+        return _LOOPBACK.sub(rf"\1{HERE}", url) if backend == "docker" else url
 
 
 def parse(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> GatewaySettings:
@@ -65,7 +81,7 @@ def parse(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None =
     )
     option = parser.add_argument
     option("--nats", dest="nats_url", metavar="URL", help="the NATS server (default: $REGROW_NATS_URL)")
-    option("--host", dest="gateway_host", help="address that the doors bind to (default: 127.0.0.1)")
+    option("--host", dest="gateway_host", help="addresses that the doors bind to (default: 127.0.0.1)")
     option("--port", dest="gateway_port", help="their port (default: 8420)")
     option("--url", dest="gateway_url", help="where agents reach the doors (default: host and port)")
     option(

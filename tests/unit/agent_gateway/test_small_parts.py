@@ -49,12 +49,30 @@ def test_a_token_opens_one_agent_of_one_store() -> None:
         ({"REGROW_GATEWAY_HOST": "::1"}, "http://[::1]:7"),
         ({"REGROW_GATEWAY_HOST": "::"}, "http://[::1]:7"),
         ({"REGROW_GATEWAY_HOST": "gateway"}, "http://gateway:7"),
+        ({"REGROW_GATEWAY_HOST": "127.0.0.1, 172.17.0.1"}, "http://127.0.0.1:7"),
         ({"REGROW_GATEWAY_URL": "https://agents.example.org/regrow/"}, "https://agents.example.org/regrow"),
     ],
 )
 def test_the_url_of_the_doors_follows_from_the_settings(environ: dict[str, str], url: str) -> None:
     """What was given, or what is listened on, as agents on this computer reach it."""
     assert parse([], environ).url(7) == url
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ("", "http://host.docker.internal:7"),
+        ("http://localhost:9/regrow", "http://host.docker.internal:9/regrow"),
+        ("http://127.9.9.9", "http://host.docker.internal"),
+        ("https://[::1]:9", "https://host.docker.internal:9"),
+        ("https://localhost.example.org:9", "https://localhost.example.org:9"),
+        ("https://127.example.org", "https://127.example.org"),
+        ("http://10.0.0.7:9", "http://10.0.0.7:9"),
+    ],
+)
+def test_containers_know_this_computer_by_another_name(given: str, url: str) -> None:
+    """Its loopback is not theirs; any other address they reach as all do."""
+    assert parse([], {"REGROW_GATEWAY_URL": given}).url(7, "docker") == url
 
 
 def test_options_outweigh_the_environment_and_nonsense_is_refused() -> None:

@@ -18,7 +18,7 @@ from msgspec import Raw, Struct
 from regrow_protocol import agents, messages, streams
 from regrow_protocol.agents import Enrol, Enrolled, Entry, Launch, Send, Tool, Usage, agent_subject, enrol_subject
 from regrow_protocol.errors import RegrowError
-from regrow_protocol.images import LocalImage
+from regrow_protocol.images import AnyImage
 from regrow_protocol.machines import MachineRef
 from regrow_protocol.messages import Command, Ref
 
@@ -33,6 +33,13 @@ PATIENCE = 100.0
 """Seconds that anything may take."""
 
 MARK = b"REGROW_AGENT_MARK="
+
+KILL = """
+below() { for child in $(cat "/proc/$1/task/$1/children"); do echo "$child"; below "$child"; done; }
+all=$(below "$(cat "$1")")
+kill -KILL $all
+echo $all
+"""
 
 
 @agent_process
@@ -258,13 +265,10 @@ class Rig:
                 continue
         return found
 
-    def harness(self) -> list[int]:
-        """Processes of the harness itself, those at its top first: all below the shell of its terminal's window."""
-        window = int((self.workdir / self.launched.folder / "pid").read_text())
-        found = _children(window)
-        for pid in found:
-            found += _children(pid)
-        return found
+    async def kill(self) -> None:
+        """Kill the harness itself: all below the shell of its terminal's window, what is at its top first."""
+        done = await self.box.exec(["sh", "-c", KILL, "sh", f"{self.launched.folder}/pid"])
+        assert done.stdout.strip(), f"nothing to kill: {done.stderr}"
 
     async def gone(self) -> None:
         """Wait until nothing of it runs."""
@@ -272,29 +276,23 @@ class Rig:
             await asyncio.sleep(0.02)
 
 
-def _children(pid: int) -> list[int]:
-    try:
-        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-
-
 def _said(entry: Entry) -> str:
     return str(messages.decode(entry.data, dict).get("text", ""))
 
 
 @asynccontextmanager
-async def rig(url: str) -> AsyncGenerator[Rig]:
-    """An owner and a local machine for one agent; all is ended at the end.
+async def rig(url: str, image: AnyImage) -> AsyncGenerator[Rig]:
+    """An owner and a machine for one agent; all is ended at the end.
 
     Args:
         url: of the NATS server that gateway and machine-manager use.
+        image: of the machine.
     """
     async with (
         asyncio.timeout(PATIENCE),
         runtime(url=url, skip_time=False) as rt,
         acting(rt.client, rt.app),
-        await machine(LocalImage()) as box,
+        await machine(image) as box,
     ):
         made = Rig(rt, await rt.start(owner), box)
         try:

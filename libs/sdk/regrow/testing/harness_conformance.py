@@ -14,7 +14,6 @@ in `.harness/node_modules/.bin` of the present folder (`make harnesses` puts the
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import os
 import shutil
@@ -25,6 +24,8 @@ import unittest
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import ClassVar, TypeVar
+
+from regrow_protocol.images import AnyImage, LocalImage
 
 from .. import testing
 from . import _harness_rig
@@ -46,7 +47,7 @@ def with_agent(test: Callable[[C, Rig], Awaitable[None]]) -> Callable[[C], None]
     def run(self: C) -> None:
         async def body() -> None:
             self.model.asked.clear()
-            async with _harness_rig.rig(testing.nats_url()) as rig:
+            async with _harness_rig.rig(testing.nats_url(), self.image) as rig:
                 await rig.enrol(self.harness, self.with_path(self.start()))
                 await test(self, rig)
 
@@ -62,6 +63,10 @@ class HarnessConformance:
     Attributes:
         harness: name of its entry point.
         program: that it runs; the tests are skipped where it is not installed.
+        image: of the machines that it runs on; they see this computer's processes, or it sees theirs.
+        backends, options, env: of the manager, as in `MachineConformance`.
+        hosts: addresses that gateway and model listen at.
+        here: how the machines name this computer.
         calls_once: a call that it was killed in is not made again when it is started again.
         patience: seconds that it looks for its gateway before the model is told that a call's answer is lost.
         recalls: its model is told what that call was answered, before it decides what to do.
@@ -70,6 +75,12 @@ class HarnessConformance:
 
     harness: ClassVar[str]
     program: ClassVar[str]
+    image: ClassVar[AnyImage] = LocalImage()
+    backends: ClassVar[str] = "local"
+    options: ClassVar[tuple[str, ...]] = ()
+    env: ClassVar[dict[str, str]] = {}
+    hosts: ClassVar[str] = "127.0.0.1"
+    here: ClassVar[str] = "127.0.0.1"
     calls_once: ClassVar[bool] = False
     patience: ClassVar[float] = 5.0
     recalls: ClassVar[bool] = False
@@ -85,8 +96,9 @@ class HarnessConformance:
             if find_program(program) is None:
                 raise unittest.SkipTest(f"{program} is not installed (`make harnesses`, `make system-deps`)")
         cls.home = Path(tempfile.mkdtemp(prefix="regrow-harness-"))
-        cls.gateway, cls.manager = Gateway(testing.nats_url()), Manager(testing.nats_url())
-        cls.model = ScriptedModel().__enter__()
+        cls.gateway = Gateway(testing.nats_url(), env={"REGROW_GATEWAY_HOST": cls.hosts})
+        cls.manager = Manager(testing.nats_url(), backends=cls.backends, options=cls.options, env=cls.env)
+        cls.model = ScriptedModel(host=cls.hosts.rpartition(",")[2], name=cls.here).__enter__()
         try:
             cls.gateway.start()
             cls.manager.start()
@@ -162,9 +174,7 @@ class HarnessConformance:
         """Killed in the middle of a call and started again, it has its conversation, and ends what it was at."""
         await rig.send("Remember the word cucumber.\n>> call hold")
         await rig.calls("hold")
-        for pid in rig.harness():
-            with contextlib.suppress(ProcessLookupError):  # it went with the one before it
-                os.kill(pid, signal.SIGKILL)
+        await rig.kill()
         assert (await rig.ended()).exit_code == 128 + signal.SIGKILL
         await rig.gone()
         await rig.process.call("release")

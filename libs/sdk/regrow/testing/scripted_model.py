@@ -68,22 +68,25 @@ class ScriptedModel:
 
     Args:
         script: called for each request, in a thread of its own.
+        host: address that it listens at.
+        name: how harnesses name that.
 
     Attributes:
         asked: the requests so far.
     """
 
-    def __init__(self, script: Script = obey) -> None:
+    def __init__(self, script: Script = obey, *, host: str = "127.0.0.1", name: str = "") -> None:
         self.asked: list[Asked] = []
         self._script = script
-        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server = _Server((host, 0), _Handler)
+        self._name = name or host
         self._server.answer = self._answer
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
 
     @property
     def url(self) -> str:
         """Of the server, without `/v1`."""
-        return f"http://127.0.0.1:{self._server.server_port}"
+        return f"http://{self._name}:{self._server.server_port}"
 
     def pi_models(self) -> str:
         """A `models.json` for pi, for the option `models` of that harness; its model is `scripted/scripted`."""

@@ -24,13 +24,25 @@ class PortTaken(RegrowError):
     code = "port-taken"
 
 
-def listen(settings: GatewaySettings) -> socket.socket:
-    """The socket that the doors are served on. Raises PortTaken."""
-    host, port = settings.gateway_host, settings.gateway_port
+def listen(settings: GatewaySettings) -> list[socket.socket]:
+    """The sockets that the doors are served on, all of one port. Raises PortTaken."""
+    made: list[socket.socket] = []
+    try:
+        for host in settings.hosts():
+            port = made[0].getsockname()[1] if made else settings.gateway_port
+            made.append(_listen(host, port, share=settings.gateway_share_port))
+    except PortTaken:
+        for each in made:
+            each.close()
+        raise
+    return made
+
+
+def _listen(host: str, port: int, *, share: bool) -> socket.socket:
     made = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if settings.gateway_share_port:
+        if share:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         made.bind((host, port))
         made.listen(BACKLOG)
@@ -58,7 +70,12 @@ class DoorServer:
     """
 
     def __init__(
-        self, settings: GatewaySettings, app: ASGIApp, listening: socket.socket, grace: float, cut: Callable[[], None]
+        self,
+        settings: GatewaySettings,
+        app: ASGIApp,
+        listening: list[socket.socket],
+        grace: float,
+        cut: Callable[[], None],
     ) -> None:
         self._app = app
         self._slow = settings.gateway_slow
@@ -86,7 +103,7 @@ class DoorServer:
 
     async def run(self) -> None:
         """Serve until `stop`."""
-        await self._server.serve([self._listening])
+        await self._server.serve(self._listening)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The app, with an end to whoever takes no data; WebSockets see to that themselves."""
