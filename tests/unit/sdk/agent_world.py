@@ -100,7 +100,8 @@ class Services:
     def _launch(self, agent: str) -> wire.Launch:
         session = self._sessions[agent] = self._sessions.get(agent, 0) + 1
         files = [wire.LaunchFile("run.sh", b"#!"), wire.LaunchFile("token", b"rga_1", 0o400)]
-        return wire.Launch(session, files, "sh run.sh", {"AGENT": agent})
+        env = {"AGENT": agent, "REGROW_AGENT_URL": f"http://gateway/agents/{agent}"}
+        return wire.Launch(session, files, "sh run.sh", env)
 
     def answer(self, command: m.Command, value: Any = None, failure: Failure | None = None) -> None:
         """Answer a command, if it has an answer."""

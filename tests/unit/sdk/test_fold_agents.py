@@ -310,7 +310,7 @@ def test_a_harness_that_never_comes(world: World, services: Services) -> None:
     services.settle(timers=True, until=world.clock + 20)
     code, output, text = world.result(pid)
     assert (code, output) == (137, "killed")
-    assert "did not come to the gateway within 20 s" in text
+    assert "did not come to the gateway http://gateway within 20 s and was killed" in text
     world.check()
 
 

@@ -92,12 +92,12 @@ class End:
     final: bool = False
 
     @classmethod
-    def of(cls, done: machine_wire.ExecDone, *, late: float | None = None) -> End:
-        """The end of the command; `late`: it was killed since it had not come within so many seconds."""
+    def of(cls, done: machine_wire.ExecDone, late: str = "") -> End:
+        """The end of the command; `late`: it was killed since it had not come in time."""
         output = (done.stdout + done.stderr).decode("utf-8", "replace").strip()[-SHOWN:]
         reason = f"it ended with exit code {done.exit_code}"
-        if late is not None:
-            reason = f"it did not come to the gateway within {late:g} s and was killed"
+        if late:
+            reason = f"{late} and was killed"
         return cls(reason, done.exit_code, output)
 
 
@@ -229,7 +229,7 @@ class Charge:
             await asyncio.gather(*(box.write_file(f.path, f.data, mode=f.mode) for f in launch.files))
             self._running = box._ask("exec", machine_wire.Exec(launch.command, env=launch.env), machine_wire.ExecDone)
             try:
-                return await self._watch(self._running.future, launch.session)
+                return await self._watch(self._running.future, launch)
             finally:
                 if self._running.future.done():
                     self._running = None
@@ -238,23 +238,25 @@ class Charge:
         except RegrowError as error:
             return End(error.message, final=isinstance(error, MachineLost) or not isinstance(error, MachineError))
 
-    async def _watch(self, ended: asyncio.Future[machine_wire.ExecDone], session: int) -> End:
+    async def _watch(self, ended: asyncio.Future[machine_wire.ExecDone], launch: wire.Launch) -> End:
+        session = launch.session
         came = asyncio.ensure_future(self.registered(session))
-        late: float | None = None
+        late = ""
         try:
             await asyncio.wait([ended, came], timeout=self.care.start_timeout, return_when=asyncio.FIRST_COMPLETED)
             if self._seen >= session:
                 self._came(session)
             elif not ended.done():
-                late = self.care.start_timeout
+                gateway = launch.env.get("REGROW_AGENT_URL", "").partition("/agents/")[0]
+                late = f"it did not come to the gateway {gateway} within {self.care.start_timeout:g} s"
                 assert self._running is not None
                 self._kill(self._running)
                 await asyncio.wait([ended], timeout=KILL_GRACE)
                 if not ended.done():
-                    return End(f"it did not come to the gateway within {late:g} s, nor end when it was killed")
+                    return End(f"{late}, nor end when it was killed")
         finally:
             came.cancel()
-        return End.of(await asyncio.shield(ended), late=late)
+        return End.of(await asyncio.shield(ended), late)
 
     def _came(self, session: int) -> None:
         if self.state == "starting":
