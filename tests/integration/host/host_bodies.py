@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 from regrow import agent_process, emit, expose, sleep, spawn, step, wait
 
@@ -55,17 +54,6 @@ async def _held(name: str) -> str:
 @agent_process
 async def holding(name: str) -> str:
     return await step(_held, name)
-
-
-def _slow(seconds: float, name: str) -> str:
-    time.sleep(seconds)
-    RUNS.append(name)
-    return name
-
-
-@agent_process
-async def slow_step(seconds: float, name: str) -> str:
-    return await step(_slow, seconds, name)
 
 
 @agent_process

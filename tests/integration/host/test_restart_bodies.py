@@ -35,7 +35,7 @@ async def test_a_body_begins_once(rt: Runtime, until: Until, name: str) -> None:
     process = await rt.start(body, name)
     await until(lambda: RUNS.count(name) == 1, "the body")
     HOLD[name].set()
-    assert await process.result(10) == name
+    assert await process.result(20) == name
     assert await claims(rt, process.pid) == [0]
     assert RUNS.count(name) == 1
 
@@ -47,7 +47,7 @@ async def test_a_crash_right_after_the_start(rt: Runtime, until: Until, name: st
     await rt.kill_host()
     await until(lambda: RUNS.count(name) == 2, "the second run")
     HOLD[name].set()
-    assert await process.result(10) == name
+    assert await process.result(20) == name
     assert await claims(rt, process.pid) == [0, 1]
     events = [(event.type) async for event in process.events()]
     assert events == ["started", "began", "restarted", "began", "done"]
@@ -65,7 +65,7 @@ async def test_a_crash_when_the_end_is_only_queued(rt: Runtime, until: Until, na
     await partition.write_cursor()
     assert process.pid in partition.keeper.cursor.busy
     await rt.kill_host()
-    assert await process.result(10) == name
+    assert await process.result(20) == name
 
 
 async def test_a_cancel_before_the_body_begins(rt: Runtime, until: Until, name: str) -> None:
@@ -73,7 +73,7 @@ async def test_a_cancel_before_the_body_begins(rt: Runtime, until: Until, name: 
     process = await rt.start(body, name)
     await process.cancel()
     with pytest.raises(ExecutionCancelled):
-        await process.result(10)
+        await process.result(20)
 
 
 async def test_a_start_that_no_host_has_seen(rt: Runtime, until: Until) -> None:
@@ -81,5 +81,5 @@ async def test_a_start_that_no_host_has_seen(rt: Runtime, until: Until) -> None:
     await rt.crash_host()
     process = await rt.start(quick_body)
     await rt.start_host()
-    assert await process.result(10) == "done"
+    assert await process.result(20) == "done"
     assert await claims(rt, process.pid) == [0]

@@ -2,7 +2,7 @@
 
 `python a_service.py NAME` handles commands to NAME, idempotently: it makes a thing (an entry in the bucket
 `regrow_limits`, so that effects are seen from outside), then waits for leave to go on where the command says so, and
-replies.
+replies. It tries each as often as `A_SERVICE_ATTEMPTS` says.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def tasks(running: Service[ServiceSettings]) -> Tasks:
         decode=partial(msgspec.json.decode, type=Order),
         handle=handle,
         ack_wait=0.5,
-        retry=Retry(attempts=2, first=0.05),
+        retry=Retry(attempts=int(os.environ.get("A_SERVICE_ATTEMPTS", "20")), first=0.05),
     )
     return {"commands": consumer.run(running.stopping)}
 

@@ -50,7 +50,8 @@ class Commands:
             filters=[f"{subjects.command(self.service)}.>"],
             decode=msgspec.json.decode,
             handle=handle,
-            **{"retry": Retry(attempts=3, first=0.02, longest=1.0), **options},
+            # nothing is delivered again because this computer stood still for a moment: that would be an attempt
+            **{"retry": Retry(attempts=3, first=0.02, longest=1.0), "ack_wait": 10.0, **options},
         )
         stopping = asyncio.Event()
         task = asyncio.create_task(consumer.run(stopping))

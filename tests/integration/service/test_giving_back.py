@@ -63,10 +63,10 @@ async def test_without_a_timeout_a_handler_takes_its_time(commands: Commands, un
     async def note(body: Any, message: Received) -> None:
         seen.append(body)
 
-    stop = commands.start(hang, timeout=None, ack_wait=0.5)
+    stop = commands.start(hang, timeout=None, ack_wait=60.0)
     await commands.send("x")
     await begun.wait()
-    commands.start(note, timeout=None)
+    commands.start(note, timeout=None, ack_wait=60.0)
     ending = asyncio.ensure_future(stop())
     await asyncio.sleep(0)
     assert not ending.done()

@@ -177,9 +177,9 @@ async def test_a_message_that_kills_its_service_becomes_a_dead_letter(orders: Or
     """It takes down as many programs as it has attempts, not one more."""
     await orders.order(crash=True)
     for _ in range(2):
-        assert await (await launch(orders.name, ready=False)).exit_code() == 9
+        assert await (await launch(orders.name, ready=False, A_SERVICE_ATTEMPTS="2")).exit_code() == 9
     id_ = await orders.order()
-    last = await launch(orders.name)
+    last = await launch(orders.name, A_SERVICE_ATTEMPTS="2")
     await orders.reply(id_)
     async with asyncio.timeout(20):
         while not (letters := [letter async for letter in dead.letters(orders.bus, orders.name)]):
@@ -214,11 +214,11 @@ async def test_a_service_waits_for_nats_and_says_so(orders: Orders, launch: Laun
     await program.until_logged("started")
     assert await status(health, "/readyz") == 200
     await asyncio.to_thread(private_server.kill)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while await status(health, "/readyz") != 503:
             await asyncio.sleep(0.02)
     await asyncio.to_thread(private_server.restart)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(20):
         while await status(health, "/readyz") != 200:
             await asyncio.sleep(0.02)
     async with await Bus.connect(private_server.url, name="test") as bus:

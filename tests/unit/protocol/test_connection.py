@@ -94,7 +94,7 @@ async def test_raw_messages_come_in_order_from_outside_any_task() -> None:
     data = b"MSG s %d 3\r\nbad\r\nHMSG s %d r 12 15\r\nNATS/1.0\r\n\r\nend\r\n" % (sid, sid)
     await connection._ps.parse(data)
     assert not seen
-    await asyncio.wait_for(done.wait(), 5)
+    await asyncio.wait_for(done.wait(), 20)
     assert seen == [(b"s", b"", None, b"bad"), (b"s", b"r", b"NATS/1.0\r\n\r\n", b"end")]
     assert tasks == [None, None]
 

@@ -24,7 +24,7 @@ async def test_it_is_interrupted_when_the_service_stops() -> None:
     task = asyncio.create_task(until(stopping, work()))
     await begun.wait()
     stopping.set()
-    await asyncio.wait_for(task, 5)
+    await asyncio.wait_for(task, 20)
     assert cleaned
 
 
