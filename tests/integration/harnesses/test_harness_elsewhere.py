@@ -55,6 +55,8 @@ class TestOverSSH(_Later):
     @classmethod
     def server(cls) -> Iterator[None]:
         with make_login() as login, SSHServer(login) as server:
+            if login.own and not _for_all(Path(".harness")):
+                pytest.skip(f"other users may not look into {Path.cwd()}, where the harness is")
             cls.image = server.image()
             yield from cls.served()
 
@@ -69,6 +71,8 @@ class TestInDocker(_Later):
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
     def engine(cls, docker_engine: Engine) -> Iterator[None]:
+        if not Path(".harness").exists():
+            pytest.skip("a container gets the harness of .harness (`make harnesses`)")
         cls.env = {"DOCKER_HOST": docker_engine.url}
         programs = str(Path(".harness").resolve())
         cls.options = ("--docker-volumes", f"/usr:ro,{programs}:ro")
@@ -77,6 +81,11 @@ class TestInDocker(_Later):
         )
         cls.hosts, cls.here = f"127.0.0.1,{_bridge(docker_engine)}", "host.docker.internal"
         yield from cls.served()
+
+
+def _for_all(folder: Path) -> bool:
+    """Whether every user may go there."""
+    return all(each.stat().st_mode & 0o001 for each in (folder.resolve(), *folder.resolve().parents) if each.exists())
 
 
 def _base(engine: Engine) -> str:
