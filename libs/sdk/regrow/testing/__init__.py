@@ -193,7 +193,7 @@ class Runtime:
                 self._supervising.passed(due)
 
     def _rests(self, host: Host) -> bool:
-        return not self._held and host is self.host and host.at_rest
+        return not self._held and host is self.host and host.at_rest and not self._supervising.asked
 
     def _next_due(self, host: Host) -> float | None:
         timer = host.next_due()

@@ -23,12 +23,16 @@ class Supervising:
         app: whose processes are looked after.
         client: to send to them with.
         clock: where it skips, a root that is down waits until `passed` is called.
+
+    Attributes:
+        asked: permits that have not been given yet.
     """
 
     def __init__(self, app: str, client: Client, clock: Clock) -> None:
         self._app, self._client, self._clock = app, client, clock
         self._tasks: set[asyncio.Task[None]] = set()
         self._down: dict[asyncio.Event, float] = {}
+        self.asked = 0
 
     def open(self, bus: Bus) -> None:
         """Listen to what processes say."""
@@ -70,10 +74,14 @@ class Supervising:
         command = m.decode(data, m.Command)
         if command.name == "acquire" and command.by is not None and command.op is not None:
             result = m.Result(incarnation=command.by.incarnation, op=command.op, value=Raw(b"null"))
+            self.asked += 1
             self._spawn(self._answer(command.by.pid, result, command.id))
 
     async def _answer(self, pid: str, result: m.Result, id_: str) -> None:
-        await self._client.send(self._app, pid, result, msg_id=f"{id_}.permit")
+        try:
+            await self._client.send(self._app, pid, result, msg_id=f"{id_}.permit")
+        finally:
+            self.asked -= 1
 
     def _spawn(self, coro: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(coro)
