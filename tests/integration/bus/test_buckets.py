@@ -90,7 +90,7 @@ async def test_a_watcher_sees_what_is_there_then_every_change(bus: Bus, app: str
     await kv.put(f"{app}.a", b"2")
     seen: list[Entry] = []
     watcher = kv.watch(f"{app}.>", seen.append)
-    await asyncio.wait_for(watcher.current, 5)
+    await asyncio.wait_for(watcher.current, 20)
     assert [(entry.key[-1], entry.value) for entry in seen] == [("b", b"1"), ("a", b"2")]
     revision = await kv.put(f"{app}.c", b"3")
     await kv.delete(f"{app}.a")
@@ -128,7 +128,7 @@ async def test_a_watcher_whose_callback_fails_goes_on(
 
 async def test_a_watcher_of_an_empty_bucket_is_current_at_once(bus: Bus, app: str) -> None:
     """With no key that matches, `current` comes nonetheless."""
-    await asyncio.wait_for(bus.kv("regrow_limits").watch(f"{app}.>", lambda _: None).current, 5)
+    await asyncio.wait_for(bus.kv("regrow_limits").watch(f"{app}.>", lambda _: None).current, 20)
 
 
 async def test_the_end_of_a_ttl_is_seen(bus: Bus, app: str, until: Any) -> None:
@@ -138,14 +138,16 @@ async def test_the_end_of_a_ttl_is_seen(bus: Bus, app: str, until: Any) -> None:
     await kv.watch(f"{app}.>", seen.append).current
     start = time.time()
     revision = await kv.create(f"{app}.dies", b"1", ttl=1.0)
-    kept = await kv.create(f"{app}.lives", b"1", ttl=1.0)
+    kept = await kv.create(f"{app}.lives", b"1", ttl=4.0)
+    renewed = time.time()
     for _ in range(3):
         kept = await kv.update(f"{app}.lives", b"1", kept, ttl=60.0)
-    await until(lambda: [entry for entry in seen if entry.operation == "expired"], "the expiry", 5)
-    expired = next(entry for entry in seen if entry.operation == "expired")
+    await until(lambda: [entry for entry in seen if entry.operation == "expired"], "the expiry")
+    await until(lambda: time.time() > renewed + 4.5, "the first end of the other one")
+    (expired,) = [entry for entry in seen if entry.operation == "expired"]
     assert expired.key == f"{app}.dies"
     assert expired.revision > revision
-    assert 0.9 < expired.time - start < 2.5
+    assert 0.9 < expired.time - start < 15
     assert await kv.get(f"{app}.dies") is None
     assert await kv.get(f"{app}.lives") == (b"1", kept)
     assert await kv.create(f"{app}.dies", b"born again") > revision
@@ -159,7 +161,7 @@ async def test_a_watcher_survives_a_restart(private_server: NatsServer, connect:
     seen: list[Entry] = []
     await kv.put("stays", b"1")
     await kv.put("changes", b"1")
-    await kv.put("expires", b"1", ttl=1.0)
+    await kv.put("expires", b"1", ttl=4.0)
     await kv.put("vanishes", b"1")
     await kv.watch(">", seen.append).current
     other = await connect(private_server.url)
@@ -168,13 +170,13 @@ async def test_a_watcher_survives_a_restart(private_server: NatsServer, connect:
     # the watcher is held down while the bucket changes
     reconnect, bus.nc._attempt_reconnect = bus.nc._attempt_reconnect, None
     task = bus.nc._reconnection_task
-    task.cancel()
-    await asyncio.wait([task])
+    while not task.done():
+        task.cancel()  # again and again: `asyncio.wait_for` of Python 3.11 may swallow one
+        await asyncio.wait([task], timeout=0.1)
     await asyncio.to_thread(private_server.restart)
     await other.kv("regrow_hosts").put("changes", b"2")
     await other.kv("regrow_hosts").drop_history("vanishes")
-    await until(lambda: True)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while await other.kv("regrow_hosts").get("expires") is not None:
             await other.nc.flush()
     bus.nc._attempt_reconnect = reconnect
@@ -211,7 +213,7 @@ async def test_a_write_repeated_after_a_lost_acknowledgement_is_no_conflict(
     for k in range(5):
         reconnects = bus.nc.stats["reconnects"]
         monkeypatch.setattr(bus.nc, "send", send_and_hang_up)
-        revision = await asyncio.wait_for(kv.update("c", b"%d" % k, revision), 10)
+        revision = await asyncio.wait_for(kv.update("c", b"%d" % k, revision), 20)
         assert bus.nc.stats["reconnects"] > reconnects
         assert await kv.get("c") == (b"%d" % k, revision)
 

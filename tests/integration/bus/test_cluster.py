@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from regrow_protocol import streams, subjects
@@ -49,21 +49,29 @@ def cluster(tmp_path: Path) -> Iterator[list[NatsServer]]:
 
 
 async def leader_of(bus: Bus, cluster: list[NatsServer], stream: str) -> NatsServer:
-    """The server that leads a stream."""
-    info = await bus.js.stream_info(stream)
-    assert info.cluster is not None
-    assert info.cluster.leader is not None
-    return cluster[int(info.cluster.leader.removeprefix("n"))]
+    """The server that leads a stream; there may be none at this moment."""
+    async with asyncio.timeout(30):
+        while (info := (await bus.js.stream_info(stream)).cluster) is None or info.leader is None:
+            await asyncio.sleep(0.02)
+    return cluster[int(info.leader.removeprefix("n"))]
+
+
+T = TypeVar("T")
+
+
+async def insist(ensure: Callable[[], Awaitable[T]]) -> T:
+    """Make streams; the cluster may still be electing its leader, or theirs."""
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                return await ensure()
+            except ExceptionGroup:
+                await asyncio.sleep(0.02)
 
 
 async def ready_stream(bus: Bus) -> str:
-    """An app's stream on three replicas; the cluster may still be electing its leader."""
-    async with asyncio.timeout(30):
-        while True:
-            try:
-                return await streams.ensure_app(bus, "a", replicas=3)
-            except ExceptionGroup:
-                await bus.nc.flush()
+    """An app's stream on three replicas."""
+    return await insist(lambda: streams.ensure_app(bus, "a", replicas=3))
 
 
 class Sender:
@@ -152,7 +160,7 @@ async def test_what_was_acknowledged_is_read_back(cluster: list[NatsServer], con
     """After an acknowledgement `history(up_to)` and `kv.get` give that very write, whichever server is asked."""
     buses = [await connect(server.url) for server in cluster]
     stream = await ready_stream(buses[0])
-    await streams.ensure(buses[0], replicas=3)
+    await insist(lambda: streams.ensure(buses[0], replicas=3))
     kvs = [bus.kv("regrow_cursors") for bus in buses]
     revision = await kvs[0].create("c", b"0")
     for k in range(1, 100):

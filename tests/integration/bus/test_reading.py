@@ -43,12 +43,19 @@ class Taken:
         return [number(message) for message in self.messages]
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that stands still for some seconds is not taken for gone."""
+    monkeypatch.setattr("regrow_protocol.bus.reader.SILENT_TICKS", 80)
+
+
+@pytest.mark.usefixtures("patient")
 async def test_history_comes_first_then_what_is_new(bus: Bus, stream: str, app: str, until: Any) -> None:
     """A reader gives all that was there when it began, says so by `caught_up`, and goes on with what comes then."""
     await fill(bus, stream, app, 3000)
     taken = Taken()
     reader = bus.read(stream, subjects.inbox_partition(app, 0), 1, taken)
-    await asyncio.wait_for(reader.caught_up, 10)
+    await asyncio.wait_for(reader.caught_up, 30)
     assert taken.numbers == list(range(3000))
     assert reader.applied == 3000
     await fill(bus, stream, app, 100, first=3000)
@@ -62,11 +69,11 @@ async def test_an_empty_stream_is_caught_up_at_once(bus: Bus, stream: str, app: 
     """With nothing to deliver `caught_up` comes nonetheless, also when other subjects have messages."""
     taken = Taken()
     reader = bus.read(stream, subjects.inbox_partition(app, 0), 1, taken)
-    await asyncio.wait_for(reader.caught_up, 5)
+    await asyncio.wait_for(reader.caught_up, 20)
     await reader.stop()
     await fill(bus, stream, app, 10)
-    await asyncio.wait_for(bus.read(stream, subjects.inbox_partition(app, 1), 1, taken).caught_up, 5)
-    await asyncio.wait_for(bus.read(stream, subjects.inbox_partition(app, 0), 11, taken).caught_up, 5)
+    await asyncio.wait_for(bus.read(stream, subjects.inbox_partition(app, 1), 1, taken).caught_up, 20)
+    await asyncio.wait_for(bus.read(stream, subjects.inbox_partition(app, 0), 11, taken).caught_up, 20)
     assert taken.messages == []
 
 
@@ -78,7 +85,7 @@ async def test_reading_starts_where_it_is_told(bus: Bus, stream: str, app: str) 
     taken = Taken()
     filters = [subjects.inbox_partition(app, 0), subjects.inbox_partition(app, 2)]
     reader = bus.read(stream, filters, 41, taken)
-    await asyncio.wait_for(reader.caught_up, 5)
+    await asyncio.wait_for(reader.caught_up, 20)
     assert [message.seq for message in taken.messages] == [*range(41, 51), *range(101, 151)]
 
 
@@ -86,7 +93,7 @@ async def test_the_metadata_are_those_of_nats_py(bus: Bus, stream: str, app: str
     """Sequence, time and subject of a message agree with what nats-py reads, and with a direct get."""
     await fill(bus, stream, app, 3)
     taken = Taken()
-    await asyncio.wait_for(bus.read(stream, subjects.inbox_partition(app, 0), 1, taken).caught_up, 5)
+    await asyncio.wait_for(bus.read(stream, subjects.inbox_partition(app, 0), 1, taken).caught_up, 20)
     subscription = await bus.js.subscribe("", stream=stream, ordered_consumer=True)
     direct = await bus.history(stream, subjects.inbox(app, 0, "p"))
     for mine, direct_one in zip(taken.messages, direct, strict=True):
@@ -103,7 +110,7 @@ async def test_callbacks_run_outside_tasks(bus: Bus, stream: str, app: str) -> N
     tasks: list[Any] = []
     await fill(bus, stream, app, 10)
     reader = bus.read(stream, "regrow.inbox.>", 1, lambda _: tasks.append(asyncio.current_task()))
-    await asyncio.wait_for(reader.caught_up, 5)
+    await asyncio.wait_for(reader.caught_up, 20)
     assert set(tasks) == {None}
 
 
@@ -112,22 +119,27 @@ async def test_a_callback_that_blocks_loses_nothing(bus: Bus, stream: str, app: 
     sender = await connect(name="sender")
     taken = Taken()
     blocked = 0
+    recreated: list[int] = []
 
     def block(batch: list[Received]) -> None:
         nonlocal blocked
         taken(batch)
         if blocked < 2 and len(taken.messages) > 500 * blocked:
             blocked += 1
+            before = reader.recreated
             time.sleep(2.5)
+            # sooner than after any silence of the server itself
+            asyncio.get_running_loop().call_later(0.9, lambda: recreated.append(reader.recreated - before))
 
     reader = bus.read(stream, subjects.inbox_partition(app, 0), 1, block)
     await fill(sender, stream, app, 30_000, size=2000)
-    await asyncio.wait_for(reader.caught_up, 10)
+    await asyncio.wait_for(reader.caught_up, 30)
     await until(lambda: reader.applied == 30_000, "the rest", 30)
     assert blocked == 2
     assert taken.numbers == list(range(30_000))
+    await until(lambda: len(recreated) == 2)
     # the wait was the callback's own: it is no reason to take the consumer for dead
-    assert reader.recreated == 0
+    assert recreated == [0, 0]
 
 
 async def test_a_callback_that_raises_loses_nothing(
@@ -143,7 +155,7 @@ async def test_a_callback_that_raises_loses_nothing(
 
     with caplog.at_level(logging.ERROR):
         reader = bus.read(stream, subjects.inbox_partition(app, 0), 1, fail)
-        await asyncio.wait_for(reader.caught_up, 10)
+        await asyncio.wait_for(reader.caught_up, 30)
     assert taken.numbers == list(range(2500))
     assert caplog.records
     assert "of the test" in caplog.text
@@ -174,7 +186,7 @@ async def test_a_gap_is_seen_and_filled(bus: Bus, stream: str, app: str, until: 
     await fill(bus, stream, app, 10)
     taken = Taken()
     reader = bus.read(stream, subjects.inbox_partition(app, 0), 1, taken)
-    await asyncio.wait_for(reader.caught_up, 5)
+    await asyncio.wait_for(reader.caught_up, 20)
     arrived = reader._arrived
     lost = 0
 
@@ -194,10 +206,11 @@ async def test_a_gap_is_seen_and_filled(bus: Bus, stream: str, app: str, until: 
     await fill(bus, stream, app, 1, first=20)
     dropped: list[bytes] = []
     bus.nc.raw[str(reader._sid).encode()] = lambda _subject, _reply, _headers, data: dropped.append(data)
+    recreated = reader.recreated
     await fill(bus, stream, app, 1, first=21)
-    await until(lambda: any(data.startswith(b"21 ") for data in dropped))
+    await until(lambda: any(data.startswith(b"21 ") for data in dropped) or reader.recreated > recreated)
     bus.nc.raw[str(reader._sid).encode()] = arrived
-    await until(lambda: reader.applied == 22, "the last one, seen missing by a heartbeat", 5)
+    await until(lambda: reader.applied == 22, "the last one, seen missing by a heartbeat")
     assert taken.numbers == list(range(22))
     assert reader.recreated >= 2
 
@@ -207,13 +220,14 @@ async def test_a_consumer_that_vanishes_is_made_anew(bus: Bus, stream: str, app:
     await fill(bus, stream, app, 10)
     taken = Taken()
     reader = bus.read(stream, subjects.inbox_partition(app, 0), 1, taken)
-    await asyncio.wait_for(reader.caught_up, 5)
+    await asyncio.wait_for(reader.caught_up, 20)
     bus.nc.send(pub(f"$JS.API.CONSUMER.DELETE.{stream}.{reader._consumer}", "", b""))
     await fill(bus, stream, app, 10, first=10)
-    await until(lambda: reader.applied == 20, "the rest", 10)
+    await until(lambda: reader.applied == 20, "the rest")
     assert taken.numbers == list(range(20))
 
 
+@pytest.mark.usefixtures("patient")
 async def test_what_was_purged_before_it_came_is_not_waited_for(bus: Bus, stream: str, app: str) -> None:
     """Holes in the stream are no gaps: a reader over deleted messages catches up."""
     await fill(bus, stream, app, 100)
@@ -221,7 +235,7 @@ async def test_what_was_purged_before_it_came_is_not_waited_for(bus: Bus, stream
         await bus.request(f"$JS.API.STREAM.MSG.DELETE.{stream}", as_json({"seq": k}))
     taken = Taken()
     reader = bus.read(stream, subjects.inbox_partition(app, 0), 1, taken)
-    await asyncio.wait_for(reader.caught_up, 5)
+    await asyncio.wait_for(reader.caught_up, 20)
     assert [message.seq for message in taken.messages] == [k for k in range(1, 101) if k not in (1, 50, 99, 100)]
     assert reader.recreated == 0
 
@@ -230,7 +244,7 @@ async def test_stopping_ends_delivery_and_leaves_no_consumer(bus: Bus, stream: s
     """After `stop` nothing is delivered; the server's consumer is gone; who waits for `caught_up` is told."""
     taken = Taken()
     reader = bus.read(stream, subjects.inbox_partition(app, 0), 1, taken)
-    await asyncio.wait_for(reader.caught_up, 5)
+    await asyncio.wait_for(reader.caught_up, 20)
     late = bus.read(stream, subjects.inbox_partition(app, 0), 1, taken, ready=lambda: False)
     await reader.stop()
     await late.stop()
@@ -243,11 +257,12 @@ async def test_stopping_ends_delivery_and_leaves_no_consumer(bus: Bus, stream: s
             await bus.nc.flush()
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_subject_that_is_no_text_stops_nobody(bus: Bus, stream: str, app: str, until: Any) -> None:
     """A subject with bytes that are no UTF-8, which anybody may publish on, is delivered like any other."""
     taken = Taken()
     reader = bus.read(stream, subjects.inbox_partition(app, 0), 1, taken)
-    await asyncio.wait_for(reader.caught_up, 5)
+    await asyncio.wait_for(reader.caught_up, 20)
     bus.nc.send(b"PUB regrow.inbox.%s.0.\xff\xfe 1\r\n0\r\n" % app.encode())
     await fill(bus, stream, app, 3, first=1)
     await until(lambda: reader.applied == 4)
@@ -273,6 +288,6 @@ async def test_many_readers_on_one_connection(bus: Bus, stream: str, app: str) -
         bus.publish_soon(stream, subjects.inbox(app, part, "p"), b"%d" % k, f"m{k}")
     await bus.drain_publishers()
     readers = [bus.read(stream, subjects.inbox_partition(app, part), 1, takens[part]) for part in range(16)]
-    await asyncio.wait_for(asyncio.gather(*[reader.caught_up for reader in readers]), 10)
+    await asyncio.wait_for(asyncio.gather(*[reader.caught_up for reader in readers]), 30)
     for part, taken in enumerate(takens):
         assert taken.numbers == [k for k in range(4000) if k * 7 % 16 == part]

@@ -17,14 +17,13 @@ async def test_a_schedule_fires_into_the_inbox_of_its_stream(bus: Bus, stream: s
     """At its time the body arrives on the target with the sender's own headers, and the schedule is gone."""
     taken: list[Received] = []
     await bus.read(stream, subjects.inbox_partition(app, 0), 1, taken.extend).caught_up
-    due = time.time() + 0.6
+    due = time.time() + 1.0
     timer = subjects.timer(app, 0, "p", 0, 1)
     headers = {**schedule_headers(due, subjects.inbox(app, 0, "p")), "traceparent": "00-ab-cd-01"}
     await bus.publish(stream, timer, b'{"kind":"timer"}', "t1", headers=headers)
-    assert await bus.subjects(stream, "regrow.timer.>") == {timer: 1}
-    await until(lambda: taken, "firing", 5)
+    await until(lambda: taken, "firing")
     assert (taken[0].subject, taken[0].data) == (subjects.inbox(app, 0, "p"), b'{"kind":"timer"}')
-    assert due <= taken[0].time < due + 2.0
+    assert due <= taken[0].time
     assert taken[0].headers == {"traceparent": "00-ab-cd-01", "Nats-Scheduler": timer, "Nats-Schedule-Next": "purge"}
     assert await bus.subjects(stream, "regrow.timer.>") == {}
 
@@ -36,7 +35,7 @@ async def test_what_is_past_due_fires_at_once(bus: Bus, stream: str, app: str, u
     await bus.schedule(
         stream, subjects.timer(app, 0, "p", 0, 1), time.time() - 3600, subjects.inbox(app, 0, "p"), b"old", "t1"
     )
-    await until(lambda: taken, "firing", 2)
+    await until(lambda: taken, "firing")
     assert taken[0].data == b"old"
 
 
@@ -45,12 +44,12 @@ async def test_cancelling_is_certain(bus: Bus, stream: str, app: str, until: Any
     taken: list[Received] = []
     await bus.read(stream, subjects.inbox_partition(app, 0), 1, taken.extend).caught_up
     inbox = subjects.inbox(app, 0, "p")
-    soon = time.time() + 0.5
+    soon = time.time() + 4.0
     for n in (1, 2, 3):
         await bus.schedule(stream, subjects.timer(app, 0, "p", 0, n), soon, inbox, b"%d" % n, f"t{n}")
     assert await bus.cancel_schedule(stream, subjects.timer(app, 0, "p", 0, 2)) is True
     assert await bus.cancel_schedule(stream, subjects.timer(app, 0, "p", 0, 2)) is False
-    await until(lambda: len(taken) == 2, "firing of the others", 5)
+    await until(lambda: len(taken) == 2, "firing of the others")
     assert sorted(message.data for message in taken) == [b"1", b"3"]
     assert await bus.cancel_schedule(stream, subjects.timer(app, 0, "p", 0, 1)) is False
 
@@ -61,8 +60,9 @@ async def test_a_schedule_can_be_moved(bus: Bus, stream: str, app: str, until: A
     await bus.read(stream, subjects.inbox_partition(app, 0), 1, taken.extend).caught_up
     timer, inbox = subjects.timer(app, 0, "p", 0, 1), subjects.inbox(app, 0, "p")
     await bus.schedule(stream, timer, time.time() + 3600, inbox, b"first", "t1")
+    assert await bus.subjects(stream, "regrow.timer.>") == {timer: 1}
     await bus.schedule(stream, timer, time.time(), inbox, b"second", "t2")
-    await until(lambda: taken, "firing", 5)
+    await until(lambda: taken, "firing")
     assert [message.data for message in taken] == [b"second"]
     assert await bus.subjects(stream, "regrow.timer.>") == {}
 
@@ -76,7 +76,7 @@ async def test_schedules_in_a_batch_fire_all(bus: Bus, stream: str, app: str, un
         headers = schedule_headers(due, subjects.inbox(app, 0, f"p{n % 9}"))
         bus.publish_soon(stream, subjects.timer(app, 0, f"p{n % 9}", 0, n), b"%d" % n, f"t{n}", headers=headers)
     await bus.drain_publishers()
-    await until(lambda: len(taken) >= 500, "firing", 10)
+    await until(lambda: len(taken) >= 500, "firing", 30)
     assert sorted(int(message.data) for message in taken) == list(range(500))
 
 
@@ -93,7 +93,7 @@ async def test_what_falls_due_while_the_server_is_away_fires_after(
     await asyncio.to_thread(private_server.kill)
     await until(lambda: time.time() > due + 0.2)
     await asyncio.to_thread(private_server.restart)
-    await until(lambda: taken, "firing", 10)
+    await until(lambda: taken, "firing")
     assert [message.data for message in taken] == [b"x"]
 
 
