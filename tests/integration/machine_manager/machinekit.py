@@ -230,8 +230,8 @@ class Fleet:
             stopping.set()
             await asyncio.wait_for(task, PATIENCE)
 
-    async def start(self, node: str = "n1", *options: str) -> Program:
-        """A manager as a program; killed at the end of the test."""
+    async def start(self, node: str = "n1", *options: str, before: str = "") -> Program:
+        """A manager as a program, which runs the Python in `before` first; killed at the end of the test."""
         self._programs += 1
         log = self.folder / f"manager-{self._programs}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -239,8 +239,8 @@ class Fleet:
         with log.open("wb") as out:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
-                "-m",
-                "regrow_machine_manager",
+                "-c",
+                f"{before}\nimport sys\nfrom regrow_machine_manager.main import main\nsys.exit(main())",
                 *self.argv(node, "--backends", "local", *options),
                 stdout=out,
                 stderr=out,
@@ -257,9 +257,10 @@ class Fleet:
 
     # what stands in the bucket ----------------------------------------------------------------------------------------
 
-    async def lives(self, node: str) -> bool:
-        """Whether a manager of the node says so."""
-        return any([entry.value and b'"%b"' % node.encode() in entry.value async for entry in self._items("manager.*")])
+    async def lives(self, node: str, managers: int = 1) -> bool:
+        """Whether so many managers of the node say so."""
+        alive = [entry.value and b'"%b"' % node.encode() in entry.value async for entry in self._items("manager.*")]
+        return sum(map(bool, alive)) >= managers
 
     async def node(self, node: str = "n1") -> NodeRecord:
         """A node's record."""
