@@ -51,11 +51,13 @@ async def test_a_newer_incarnation_begins_without_the_machines_of_the_last(fleet
 
 
 async def test_an_end_that_was_missed_is_found(fleet: Fleet) -> None:
-    """No manager saw the event, as the machine was not there yet: the sweep finds it in the list of processes."""
+    """No manager saw an event: the sweep finds the end in the list of processes."""
     owner = await fleet.caller(process=True)
-    await fleet.process(owner, "done")
+    await fleet.process(owner)
+    await host(fleet, owner)
     async with fleet.inside("n1", "--lease", "2"):
         ref = await owner.create()
+        await fleet.process(owner, "done")
         record = await eventually(lambda: fleet.ended(ref), "it is stopped")
         assert record.reason == "owner done"
 
@@ -82,10 +84,12 @@ async def test_an_owner_that_the_list_of_processes_lacks_is_asked_for_its_events
     owner, unknown = await fleet.caller(process=True), await fleet.caller(process=True)
     await host(fleet, owner)
     await host(fleet, unknown)
+    await fleet.process(unknown)
     await fleet.announce(owner, "started")
     async with fleet.inside("n1", "--lease", "1"):
         ref, theirs = await owner.create(), await unknown.create()
         begun = time.time()
+        await fleet.bus.kv("regrow_processes").delete(unknown.pid)
         record = await eventually(lambda: fleet.ended(theirs), "that of the unknown one is stopped")
         assert record.reason == "owner lost"
         await eventually(lambda: seen_after(fleet, ref.id, begun + 3), "its lease is renewed")
@@ -105,7 +109,7 @@ async def test_owners_that_end_while_no_manager_is_there(fleet: Fleet) -> None:
     program = await fleet.start()
     ref = await owner.create()
     await program.kill()
-    folder = next(fleet.folder.glob(f"n1/*/local/**/{ref.id}*"))
+    folder = next(fleet.folder.glob(f"n1/*/local/machines/{ref.id}"))
     await fleet.announce(owner, "done")
     assert folder.exists()
     await fleet.start()
@@ -118,9 +122,9 @@ async def test_a_machine_that_no_record_knows_is_removed(fleet: Fleet) -> None:
     caller = await fleet.caller(process=True)
     async with fleet.inside("n1", "--grace", "1"):
         orphan, lost, fine = [await caller.create() for _ in range(3)]
-        folder = next(fleet.folder.glob(f"n1/*/local/**/{orphan.id}*"))
+        folder, other = [next(fleet.folder.glob(f"n1/*/local/machines/{each.id}")) for each in (orphan, lost)]
         await fleet.bus.kv("regrow_machines").purge(f"machine.{orphan.id}", marker_ttl=1.0)
-        await remove(next(fleet.folder.glob(f"n1/*/local/**/{lost.id}*")))
+        await remove(other)
         await eventually(lambda: not folder.exists(), "the orphan is removed")
         record = await eventually(lambda: fleet.ended(lost), "the lost one is found")
         assert (record.state, record.reason) == ("failed", "lost")

@@ -18,12 +18,22 @@ async def test_a_node_that_never_comes_back(fleet: Fleet) -> None:
     caller, owner = await fleet.caller(process=True), await fleet.caller(process=True)
     program = await fleet.start("n1")
     ref, stopped, ended = await caller.create(), await caller.create(), await owner.create()
-    running = await caller.send(caller.command("exec", Exec("touch begun; sleep 60")), ref)
+    running = await caller.send(caller.command("exec", Exec("touch begun; sleep 600")), ref)
     await eventually(lambda: working(ref) == 1, "it runs")
     await program.kill()
     fork = await caller.send(caller.command("fork", MachineFork(2)), ref)
     stop = await caller.send(caller.command("stop", Nothing()), stopped)
     await fleet.announce(owner, "done")
+
+    async def stopping() -> bool:
+        return (await fleet.record(ended.id)).state == "stopping"
+
+    async with fleet.inside("n2"):
+        await eventually(stopping, "it is to be stopped, long before the node counts as lost")
+
+    async def unclaimed() -> bool:
+        return (await fleet.node("n1")).claimed == {}
+
     async with fleet.inside("n2", *LEASE):
         other = await caller.create()
         for command in (running, fork):
@@ -41,7 +51,7 @@ async def test_a_node_that_never_comes_back(fleet: Fleet) -> None:
         ):
             record = await eventually(lambda each=each: fleet.ended(each), "its machine has ended")
             assert (record.state, record.reason) == (state, reason)
-        assert (await fleet.node("n1")).claimed == {}
+        await eventually(unclaimed, "their room is free")
         assert [record.id for record in await fleet.live()] == [other.id]
         assert list(fleet.folder.glob(f"n1/*/local/machines/{ref.id}"))
         assert working(ref) == 1
