@@ -28,7 +28,7 @@ class Status:
         code: its exit code.
         start, end, now: when it began and ended, and when this was said.
         totals: bytes of its outputs in all; None while something holds them open.
-        held: another manager holds what it wrote in its hands, until it puts that into files or dies.
+        held: what it wrote is on its way into files: in the hands of another manager, or who keeps it is late.
         why: it was killed, `kill` or `timeout`.
         sizes: bytes of its outputs that are there, where they were asked for.
         inline: beginnings of its outputs, where they came along.

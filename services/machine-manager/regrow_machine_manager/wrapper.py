@@ -36,7 +36,10 @@ INLINE = 65536
 
 # `now` sets rg_now; `status ID` prints what is known of a command, one line:
 #   none | gone | starting | dead START NOW | run START NOW WHY | exit CODE START END NOW N1 N2 WHY
-# (N1, N2: bytes of each output in all, `-` while something holds it open).
+# (N1, N2: bytes of each output in all, `-` while something holds it open, `h` while it is on its way into the file).
+# `late FILE`: a second and more after a command's end the `tee` of that output is not done, and does not wait for more
+# either, as where a machine is so busy that it could not run yet; or it is not to be found, though its bytes were not
+# told. For a while: it may have been killed. (`read` leaves out the NULs between arguments.)
 # Builtins only: a process costs nearly a millisecond.
 _COMMON = r"""
 now() { read -r rg_now rg_x </proc/uptime || rg_now=$(date +%s); } 2>/dev/null
@@ -55,6 +58,22 @@ total() {
     rg_n=-
     [ ! -e "$1" ] || read -r rg_n <"$1" || rg_n=-
 }
+late() {
+    rg_s=${rg_end%.*}
+    case $rg_s in '' | *[!0-9]*) return 1 ;; esac
+    rg_s=$((${rg_now%.*} - rg_s))
+    [ -d /proc/self ] && [ $rg_s -ge 1 ] && [ $rg_s -lt 30 ] || return 1
+    for rg_f in /proc/[0-9]*; do
+        read -r rg_x <"$rg_f/comm" || continue
+        case $rg_x in tee | busybox | exe | toybox | coreutils) ;; *) continue ;; esac
+        rg_x=
+        read -r rg_x <"$rg_f/cmdline"
+        case $rg_x in "tee$1" | "tee-a$1") ;; *) continue ;; esac
+        read -r rg_x <"$rg_f/stat" || continue
+        case ${rg_x##*) } in S*) return 1 ;; *) return 0 ;; esac
+    done
+    [ $rg_s -lt 4 ]
+} 2>/dev/null
 status() {
     now
     rg_why=-
@@ -76,6 +95,8 @@ status() {
                 [ "$rg_n1" != - ] || rg_n1=h
                 [ "$rg_n" != - ] || rg_n=h
             fi
+            [ "$rg_n1" != - ] || ! late "$1.out" || rg_n1=h
+            [ "$rg_n" != - ] || ! late "$1.err" || rg_n=h
         fi
         echo "exit $rg_code $rg_t $rg_end $rg_now $rg_n1 $rg_n $rg_why"
     elif alive "$rg_pid" "$rg_start"; then

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 
-async def until(condition: Callable[[], object], what: str, seconds: float = 15.0) -> None:
+async def until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
     """Wait for a condition while the loop goes on; fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():

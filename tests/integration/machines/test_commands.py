@@ -9,6 +9,7 @@ import resource
 import shutil
 import tracemalloc
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -162,13 +163,35 @@ async def test_children_that_hold_the_output_do_not_hold_the_result(run: Runner)
     assert psutil.pid_exists(int(done.stdout)), "it goes on"
 
 
+async def test_output_is_whole_though_its_keeper_is_late(run: Runner) -> None:
+    """Who keeps a command's output may stand still for longer than it is waited for where others hold it open."""
+    asked = asyncio.create_task(run("touch began; until [ -e go ]; do sleep 0.01; done; echo out; exit 3", id="p.0.1"))
+    await until(lambda: (run.work / "began").exists() and len(_keepers(run)) == 2, "its start")
+    keepers = _keepers(run)
+    for keeper in keepers:
+        keeper.suspend()
+    (run.work / "go").touch()
+    try:
+        await asyncio.wait([asked], timeout=2.5)
+        assert not asked.done()
+    finally:
+        for keeper in keepers:
+            keeper.resume()
+    done = await asked
+    assert (done.exit_code, done.stdout) == (3, b"out\n")
+
+
 async def test_a_command_is_killed_when_its_time_is_over(run: Runner) -> None:
     """TERM reaches the whole group, and a trap may end it in order; it is told that it was the time."""
-    done = await run("trap 'echo bye; exit 9' TERM; echo hi; sleep 600 & echo $! >pid; wait", timeout=0.2)
+    script = "trap 'echo bye; exit 9' TERM; echo hi; sleep 600 & echo $! >pid; wait"
+    first = asyncio.create_task(run(script, id="p.1.1"))
+    await until(lambda: (run.work / "pid").exists() and (run.work / "pid").read_text(), "its start")
+    done = await run(script, id="p.1.1", timeout=0.2)  # of the same command, from its start
     assert (done.exit_code, done.stdout, done.timed_out, done.killed) == (9, b"hi\nbye\n", True, False)
+    assert await first == done
     pid = int((run.work / "pid").read_text())
     await until(lambda: not _runs(pid), "the end of its child")
-    assert 0.1 < done.duration < 5
+    assert 0.1 < done.duration < 60
 
 
 async def test_kill_ends_all_of_a_command(run: Runner) -> None:
@@ -287,22 +310,35 @@ async def test_what_cannot_be_run_is_refused(run: Runner) -> None:
 async def test_a_stubborn_command_is_killed_after_a_grace(run: Runner) -> None:
     """Who ignores TERM gets KILL after 5 seconds, with its children, and what it wrote until then is there."""
     script = "trap '' TERM; echo $$ >pid; sh -c 'echo $$ >child; while :; do sleep 0.1; done' & "
-    done = await run(script + "while :; do echo x; sleep 0.1; done", timeout=0.3)
+    script += "while :; do echo x; echo x >>said; sleep 0.1; done"
+    first = asyncio.create_task(run(script, id="p.1.1"))
+    for name in ("pid", "child", "said"):
+        await until(lambda name=name: (run.work / name).exists() and (run.work / name).read_text(), "its start")
+    done = await run(script, id="p.1.1", timeout=0.3)
     assert (done.exit_code, done.timed_out) == (137, True)
-    assert 5 <= done.duration < 20
-    assert len(done.stdout) > 60
+    assert 5 <= done.duration < 60
+    said = (run.work / "said").stat().st_size
+    assert said <= len(done.stdout) <= said + 2
+    assert await first == done
     pids = [int((run.work / name).read_text()) for name in ("pid", "child")]
     await until(lambda: not any(_runs(pid) for pid in pids), "the end of all")
 
 
+@pytest.mark.timeout(150)
 @pytest.mark.parametrize("way", ["dash-holds", "dash-detached"], indirect=True)
 async def test_200_commands_at_a_time(run: Runner) -> None:
     """200 commands that all wait for each other's start end with their own outputs."""
-    script = "touch s$N; until [ -e s199 ] && [ -e go ]; do sleep 0.2; done; echo $N; exit $((N % 7))"
-    asked = [asyncio.create_task(run(script, env={"N": str(n)}, timeout=50)) for n in range(200)]
-    await until(lambda: len(list(run.work.glob("s*"))) == 200, "the start of all", 50)
-    (run.work / "go").touch()
-    answers = await asyncio.gather(*asked)
+    go = run.work / "go"
+    os.mkfifo(go)
+    end = os.open(go, os.O_RDWR)
+    try:
+        script = "touch s$N; read -r line <go; echo $N; exit $((N % 7))"
+        asked = [asyncio.create_task(run(script, env={"N": str(n)}, timeout=140)) for n in range(200)]
+        await until(lambda: len(list(run.work.glob("s*"))) == 200, "the start of all", 120)
+        os.write(end, b"\n" * 200)  # a byte for each
+        answers = await asyncio.gather(*asked)
+    finally:
+        os.close(end)
     assert [(a.exit_code, a.stdout) for a in answers] == [(n % 7, b"%d\n" % n) for n in range(200)]
 
 
@@ -329,6 +365,16 @@ async def test_50_megabytes_do_not_grow_the_manager(run: Runner) -> None:
     assert (count, done.left_out) == (size, 0)
     assert peak < 4_000_000
     assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < 30_000_000
+
+
+def _keepers(run: Runner) -> list[psutil.Process]:
+    """The processes that keep outputs of commands."""
+    found: list[psutil.Process] = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.cwd() == str(run.files) and "tee" in process.cmdline():
+                found.append(process)
+    return found
 
 
 def _runs(pid: int) -> bool:
