@@ -23,7 +23,7 @@ from regrow_protocol.machines import Exec, ExecDone
 
 from . import wrapper
 from .backend import Backend, BackendUnavailable, Completed, Data, MachineFailed
-from .watching import Status, Watch, Watcher, parse, parse_sized
+from .watching import LAST, Status, Watch, Watcher, parse, parse_sized
 
 Piece = Callable[[str, int, bytes], Awaitable[None]]
 """Takes channel, offset and data of a piece of output."""
@@ -291,11 +291,13 @@ class _Call:
         watcher = self._reach.watcher(self._exec.user)
         holds = self._reach.backend.holds
         live = self._chunk is not None
-        status = Status("run") if holds else await self._start()
+        limit = self._exec.timeout
+        status = Status("starting") if holds else await self._start()
         watch: Watch | None = None
         try:
             if not status.whole:
-                watch = watcher.add(self._id, live=live, patient=holds and not live)
+                patient = holds and not live and (limit is None or limit > LAST)
+                watch = watcher.add(self._id, live=live, patient=patient)
                 if holds:
                     self._begin(self._hold(watch), watch)
                 status = await self._follow(watch, status)
