@@ -37,7 +37,7 @@ def need_sshd() -> None:
         pytest.skip("no sshd: install openssh-server")
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = 10.0) -> None:
+def until(condition: Callable[[], object], what: str, seconds: float = 30.0) -> None:
     """Wait for a condition; fails after `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -147,8 +147,7 @@ class SSHServer:
         self.folder = Path(tempfile.mkdtemp(prefix="sshd-", dir=login.folder))
         self.folder.chmod(0o711)
         keygen(self.folder / "host_key")
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
+        self.port = _free_port()
         public = " ".join((self.folder / "host_key.pub").read_text().split()[:2])
         self.known_hosts = self.folder / "known_hosts"
         self.known_hosts.write_text(f"[127.0.0.1]:{self.port} {public}\n")
@@ -256,3 +255,11 @@ class SSHServer:
                 return client.recv(4) == b"SSH-"
         except OSError:
             return False
+
+
+def _free_port() -> int:
+    """One that is free, and that the system gives nobody who asks for any: a server that was stopped starts again."""
+    while True:
+        with socket.socket() as trial, contextlib.suppress(OSError):
+            trial.bind(("127.0.0.1", 10_000 + secrets.randbelow(10_000)))
+            return trial.getsockname()[1]

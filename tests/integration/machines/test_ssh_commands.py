@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from machine_waiting import until as eventually
 from regrow_machine_manager.backend import BackendUnavailable, Data, Node
 from regrow_machine_manager.backends.ssh import SSHBackend
 from regrow_machine_manager.commands import Commands
@@ -41,15 +42,6 @@ async def spawn(backend: SSHBackend, server: SSHServer, **options: object) -> Da
     return (await backend.spawn(new_id("m"), server.image(**options), load={})).data
 
 
-async def eventually(condition: object, what: str) -> None:
-    """Wait for a condition while the loop goes on."""
-    assert callable(condition)
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.01)
-    assert condition(), what
-
-
 async def test_a_command_survives_its_connection(backend: SSHBackend, server: SSHServer) -> None:
     """A command whose connection is cut three times gives its real exit code and all of its output, having run once."""
     data = await spawn(backend, server)
@@ -72,7 +64,7 @@ async def test_a_command_survives_its_connection(backend: SSHBackend, server: SS
         await eventually(server.logins, "it attached again")
         assert await asyncio.to_thread(server.cut) >= 1
         (work / f"go{i}").touch()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(50):
         code, stdout, stderr = await running
     assert (code, stderr) == (42, b"e1\ne2\ne3\n")
     assert stdout == b"part 1\npart 2\npart 3\n" + bytes(300_000)
@@ -88,7 +80,7 @@ async def test_40_commands_at_once(backend: SSHBackend, server: SSHServer) -> No
     wanted = [
         commands.run(data["machine"], data, f"p_1.1.{n}", Exec(f"sleep 0.2; echo {n}; exit {n}")) for n in range(40)
     ]
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(50):
         done = await asyncio.gather(*wanted)
     assert [(one.exit_code, one.stdout) for one in done] == [(n, b"%d\n" % n) for n in range(40)]
     await commands.close()
