@@ -39,7 +39,8 @@ from .os_process import Identity, end, is_alive
 STOP_GRACE = 8.0
 """Seconds until a stack that does not stop is killed; it needs less than five."""
 _POLL = 0.02
-_SEEN_CLOSED = 5.0
+_SEEN_CLOSED = 1.0
+_SEEN_LEFT = 5.0
 
 
 class StackStatus(Struct, frozen=True):
@@ -123,14 +124,14 @@ def stop_if_unused(data: Path | None, since: int, *, left: str = "") -> bool:
 
 
 def _alone(info: StackInfo, left: str) -> bool:
-    """Whether nobody is connected; the server may take a moment to see that `left` was closed."""
-    deadline = time.monotonic() + _SEEN_CLOSED
+    """Whether nobody is connected; the server may take a moment to see what was closed, longer for `left`."""
+    began = time.monotonic()
     while True:
-        late = time.monotonic() > deadline
+        waited = time.monotonic() - began
         others = _others(info)
         if others == []:
             return True
-        if late or any(each.name != left for each in others or []):
+        if waited > (_SEEN_LEFT if all(each.name == left for each in others or []) else _SEEN_CLOSED):
             return False
         time.sleep(0.05)
 

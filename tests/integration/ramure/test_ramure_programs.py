@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from regrow.testing.harness_programs import find_program
@@ -76,13 +77,15 @@ async def test_an_agent_s_conversation_is_logged_and_can_be_read(launch: Launch,
 
 
 @needs_pi
-async def test_agents_run_on_machines_that_are_objects_of_the_program(launch: Launch, tmp_path: Path) -> None:
+async def test_agents_run_on_machines_that_are_objects_of_the_program(
+    launch: Launch, tmp_path: Path, until: Any
+) -> None:
     """A backend of one's own: pi runs there, is ended with its process, and then the machine is stopped."""
     program = launch("programs/backend.py", str(tmp_path))
     assert program.wait() == 0, program.err
     folder = next(tmp_path.glob("machine*")).name
     assert program.out == f"in {folder} FolderMachine\nstopped {folder}\nIt is done.\n"
-    assert running_in(folder) == []
+    await until(lambda: running_in(folder) == [], "the end of what ran there")
 
 
 def running_in(folder: str) -> list[str]:
