@@ -70,6 +70,38 @@ async def test_wrong_credentials_are_denied_at_once(shared_server: NatsServer) -
     assert time.monotonic() - start < 30
 
 
+async def test_a_server_that_waited_for_credentials_in_vain_is_asked_again(tmp_path: Path) -> None:
+    """One that stood still for a moment, or whose client did, has nothing against them."""
+    config = "authorization { user: u, password: p, timeout: 0.2 }"
+    taken: list[asyncio.Task[Any] | None] = []
+
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65_536):
+            writer.write(data)
+        writer.close()
+        await writer.wait_closed()
+
+    with NatsServer.start(tmp_path, durability="fast", extra=config) as server:
+
+        async def between(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            """What the first client says does not arrive."""
+            taken.append(asyncio.current_task())
+            there, to_there = await asyncio.open_connection("127.0.0.1", server.port)
+            if len(taken) > 1:
+                await asyncio.gather(forward(there, writer), forward(reader, to_there))
+            else:
+                await forward(there, writer)
+                to_there.close()
+                await to_there.wait_closed()
+
+        async with await asyncio.start_server(between, "127.0.0.1", 0) as listener:
+            url = f"nats://u:p@127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+            async with await Bus.connect(url, name="test", connect_timeout=30) as bus:
+                assert bus.connected
+            assert len(taken) > 1
+            await asyncio.gather(*(task for task in taken if task), return_exceptions=True)
+
+
 async def test_credentials_may_contain_anything(tmp_path: Path, connect: Any) -> None:
     """User, password and token with characters that mean something in a URL reach the server as they are."""
     with NatsServer.start(tmp_path / "a", durability="fast", user="u:/@", password='p "%@/$x') as server:

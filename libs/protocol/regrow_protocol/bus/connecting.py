@@ -146,9 +146,10 @@ async def _discard(connection: Connection) -> None:
 
 
 def _denied(errors: list[Exception]) -> str:
+    """What the server has against the credentials; that it waited for them in vain says nothing of them."""
     for error in errors:
         text = str(error).lower()
-        if "authorization" in text or "authentication" in text:
+        if ("authorization" in text or "authentication" in text) and "timeout" not in text:
             return str(error).removeprefix("nats: ").strip("'")
     return ""
 
