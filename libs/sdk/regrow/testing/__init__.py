@@ -28,7 +28,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from regrow_protocol import ids, streams, subjects
 from regrow_protocol import messages as m
-from regrow_protocol.bus import Bus
+from regrow_protocol.bus import ApiError, Bus
 from regrow_protocol.server import NatsServer
 
 from ..client import Client, RemoteProcess
@@ -120,11 +120,20 @@ class Runtime:
             self._skipper.cancel()
             await asyncio.wait([self._skipper])
         self._supervising.close()
-        await self.host.stop()
-        await self.host.bus.close()
-        await self.client.close()
-        await self.bus.request(f"$JS.API.STREAM.DELETE.{streams.inbox_stream(self.app)}")
-        await self.bus.close()
+        try:
+            await self.host.stop()
+            await self.host.bus.close()
+            await self.client.close()
+            await self._delete_stream()
+        finally:
+            await self.bus.close()
+
+    async def _delete_stream(self) -> None:
+        try:
+            await self.bus.request(f"$JS.API.STREAM.DELETE.{streams.inbox_stream(self.app)}")
+        except ApiError as error:
+            if error.status != 404:  # the request was made again, and the first one was heard
+                raise
 
     # Hosts ------------------------------------------------------------------------------------------------------------
 
