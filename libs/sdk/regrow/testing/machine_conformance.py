@@ -41,7 +41,7 @@ from .managers import Manager
 
 C = TypeVar("C", bound="MachineConformance")
 
-PATIENCE = 60.0
+PATIENCE = 100.0
 """Seconds that one test may take."""
 
 
@@ -157,7 +157,7 @@ class MachineConformance:
         beating = "(trap '' TERM; while :; do echo x >> beat; sleep 0.05; done) & echo begun; wait"
         written = None
         try:
-            await box.exec(beating, timeout=1)
+            await box.exec(beating, timeout=4)  # in which it begins, however busy the machine is
         except ExecTimeout as error:
             written = error.result
         assert written is not None
@@ -273,7 +273,8 @@ class MachineConformance:
         running = asyncio.ensure_future(box.exec(f"touch begun; sleep {seconds}"))
         await _until(box, "test -e begun")
         await box.stop()
-        assert await _error(running) in (MachineLost, *_ENDED)
+        with suppress(MachineLost, *_ENDED):
+            assert (await running).exit_code > 128, "it was killed, which may be told before the machine is gone"
         while _runs_here("sleep", seconds):  # noqa: ASYNC110 - only the computer knows
             await asyncio.sleep(0.02)
         await box.stop()
