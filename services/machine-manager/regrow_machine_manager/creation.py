@@ -127,7 +127,7 @@ class Creation:
         if not here.records.requested and (made := await self._claim_first(record, need)) is not None:
             return made
         if args.wait <= 0:
-            if (error := self.refusal(need)) is not None:
+            if (error := await self.refusal(need)) is not None:
                 here.metrics[CREATED].labels("refused").inc()
                 return await self._create(replace(record, state="failed", failure=failure(error)))
             record = replace(record, deadline=now + AT_ONCE)
@@ -205,16 +205,23 @@ class Creation:
             record = found
 
     async def _refuse(self, record: MachineRecord) -> MachineRecord:
-        """Its deadline has passed."""
+        """Its deadline has passed; it gets a later one while warm machines make room for it."""
         here = self._here
         need = await here.need(record)
-        error = self.refusal(need) or NoCapacity(f"No node took a {need.backend} machine in time", hint="wait longer")
+        error = await self.refusal(need)
+        comes = error is None and time.time() < record.created + here.settings.machine_patience
+        comes = comes and self._obstacle(need, warm=True) is not None
+        error = error or NoCapacity(f"No node took a {need.backend} machine in time", hint="wait longer")
 
         def refused(now: MachineRecord) -> MachineRecord | None:
-            return replace(now, state="failed", failure=failure(error)) if now.state == "requested" else None
+            if now.state != "requested":
+                return None
+            if comes:
+                return replace(now, deadline=time.time() + AT_ONCE)
+            return replace(now, state="failed", failure=failure(error))
 
         found, changed = await here.records.change(record.id, refused)
-        if changed:
+        if changed and not comes:
             here.metrics[CREATED].labels("refused").inc()
         if found is None:
             raise MachineLost(f"The machine {record.id} is gone", hint="its record was removed")
@@ -241,15 +248,23 @@ class Creation:
             await asyncio.sleep(AT_ONCE)
         return found
 
-    def refusal(self, need: Need) -> RegrowError | None:
+    async def refusal(self, need: Need) -> RegrowError | None:
         """Why no node can have a machine now; None when one may have room, or that cannot be told yet."""
+        if self._obstacle(need) is None:
+            return None
+        await self._here.records.read_nodes()
+        return self._obstacle(need)
+
+    def _obstacle(self, need: Need, *, warm: bool = False) -> RegrowError | None:
+        """See `refusal`, as far as is known here; with `warm` the room of warm machines is none."""
         records = self._here.records
         if not records.settled():
             return None
-        nodes = [kept.record for name, kept in sorted(records.nodes.items()) if records.node_lives(name)]
+        # A node may have had no time to say that it is there: its machines' users shall not be refused for that.
+        nodes = [kept.record for name, kept in sorted(records.nodes.items()) if not records.node_gone(name)]
         reasons: dict[str, str] = {}
         for node in nodes:
-            spare = self._warm.spare(node.node)
+            spare = set[str]() if warm else self._warm.of(node.node, "creating", "warm", "stopping")
             reason = misfit(node, need) or full(node, [need.memory], spare)
             if not reason:
                 return None
@@ -320,7 +335,9 @@ class Takers:
         if misfit(node.record, need) or need.backend not in here.backends.opened or full(empty, [need.memory]):
             return True  # never on this node: it does not stand in the way of others
         if reason := await self._creation.claim(record.id, need):
-            if not full(node.record, [need.memory], self._warm.spare(here.node)):
+            leaving = self._warm.of(here.node, "stopping")
+            spare = leaving | self._warm.spare(here.node)
+            if full(node.record, [need.memory], leaving) and not full(node.record, [need.memory], spare):
                 await self._warm.give_up_one()
             self._log.debug("no room yet", machine=record.id, reason=reason)
             return False

@@ -98,9 +98,9 @@ class Forsaken:
     # machines ---------------------------------------------------------------------------------------------------------
 
     def _reached(self, record: MachineRecord) -> bool:
-        """Whether managers of a node that is there reach a machine."""
+        """Whether managers of a node that is not gone, too, reach a machine."""
         records = self._here.records
-        nodes = (kept.record for name, kept in records.nodes.items() if records.node_lives(name))
+        nodes = (kept.record for name, kept in records.nodes.items() if not records.node_gone(name, self._lease))
         return any(record.backend in node.anywhere for node in nodes)
 
     async def _look(self, record: MachineRecord) -> None:

@@ -194,6 +194,12 @@ class Records(Changes):
             return new, True
         raise WrongRevision(f"The record of node {node} was changed by others {CONFLICTS} times")
 
+    async def read_nodes(self) -> None:
+        """Read the nodes' records: what others wrote a moment ago may not be known here."""
+        for found in await asyncio.gather(*[self._kv.get(node_key(node)) for node in self.nodes]):
+            if found is not None:
+                self._know_node(Kept(messages.decode(found[0], NodeRecord), found[1]))
+
     def _know_node(self, kept: Kept[NodeRecord]) -> None:
         known = self.nodes.get(kept.record.node)
         if known is None or known.revision < kept.revision:

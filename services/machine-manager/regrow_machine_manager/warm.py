@@ -71,6 +71,11 @@ class Warm:
         records = self._here.records
         return {id_ for id_ in self._ready if (record := records.live(id_)) and record.node == node}
 
+    def of(self, node: str, *states: str) -> set[str]:
+        """Ids of the machines on a node that nobody has taken, in these states."""
+        records = [kept.record for kept in self._here.records.machines.values()]
+        return {each.id for each in records if each.node == node and not each.app and each.state in states}
+
     async def take(self, wanted: MachineRecord) -> MachineRecord | None:
         """Turn a warm machine into the one that is wanted; None when there is no equal one."""
         if not self._ready:

@@ -12,18 +12,20 @@ from typing import Any, cast
 
 from machinekit import Caller, Fleet, eventually
 from msgspec.structs import replace
-from regrow_machine_manager.capacity import Claims
+from regrow_machine_manager.capacity import Claims, Need, NoCapacity
 from regrow_machine_manager.context import Context
+from regrow_machine_manager.creation import Creation
 from regrow_machine_manager.ending import Ending
 from regrow_machine_manager.handling import WHICHEVER
 from regrow_machine_manager.leases import Leases
 from regrow_machine_manager.measures import TABLE
+from regrow_machine_manager.once import Once
 from regrow_machine_manager.records import Records
 from regrow_machine_manager.registry import Backends
 from regrow_machine_manager.warm import Warm
 from regrow_protocol.bus import Received
 from regrow_protocol.images import DockerImage, LocalImage, encode_image
-from regrow_protocol.machines import MachineRecord
+from regrow_protocol.machines import MachineRecord, ManagerRecord
 from regrow_protocol.messages import EventRecord, Ref
 from regrow_service.answers import Answers
 from regrow_service.metrics import Metrics
@@ -96,3 +98,19 @@ async def test_more_warm_machines_than_wanted_are_given_up(fleet: Fleet) -> None
             looking.cancel()
             await asyncio.wait([looking])
     assert sorted(each.id for each in await fleet.records() if each.state == "warm") == ["m_0", "m_1"]
+
+
+async def test_nobody_is_refused_for_room_that_was_given_back(fleet: Fleet) -> None:
+    """Although who would refuse does not know yet."""
+    async with context(fleet) as here:
+        ending = Ending(here)
+        creation = Creation(here, ending, Warm(here, ending), Once(here.answers))
+        await here.records.change_node("n1", lambda now: replace(now, backends=["local"], max_machines=1))
+        here.records.managers["w_old"] = ManagerRecord(id="w_old", node="n1", started=1.0)
+        assert await here.claims.claim("n1", {"m_1": 0}) == ""
+        await eventually(here.records.settled, "it may refuse")
+        assert isinstance(await creation.refusal(Need("local")), NoCapacity)
+        other = Records(fleet.bus)
+        other.nodes.update(here.records.nodes)
+        await Claims(other).release("n1", ["m_1"])
+        assert await creation.refusal(Need("local")) is None

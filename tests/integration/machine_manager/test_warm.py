@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
-import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -57,22 +55,18 @@ async def two_warm(fleet: Fleet) -> list[str]:
     return await eventually(there, "two are warm")
 
 
-async def test_a_warm_machine_is_ready_in_no_time(dockers: Fleet) -> None:
-    """Taken by who asks for an equal image, in less than 100 ms; the pool fills up again; repeats get the same."""
+async def test_a_warm_machine_is_taken_by_who_asks_for_an_equal_image(dockers: Fleet) -> None:
+    """None is made for that; the pool fills up again; repeats get the same."""
     caller = await dockers.caller(process=True)
     async with dockers.inside("n1", *WARM):
-        times: list[float] = []
         for _ in range(3):
             ready = await two_warm(dockers)
             create = caller.command("create", Create(encode_image(DockerImage(IMAGE)), name="mine"))
-            begun = time.perf_counter()
             ref = await caller.answer(await caller.send(create), MachineRef)
-            times.append(time.perf_counter() - begun)
             assert ref.id in ready
             assert (await caller.exec(ref, "echo here")).stdout == b"here\n"
             record = await dockers.record(ref.id)
             assert (record.owner and record.owner.pid, record.name, record.app) == (caller.pid, "mine", caller.app)
-        assert statistics.median(times) < 0.1, times
         await two_warm(dockers)
         count = len(await dockers.records())
         await caller.send(create, msg_id="again")
