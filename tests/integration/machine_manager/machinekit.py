@@ -37,7 +37,7 @@ from regrow_protocol.streams import COMMANDS, EVENTS, REPLIES
 from regrow_protocol.values import deflate
 from regrow_service import dead
 
-PATIENCE = 30.0
+PATIENCE = 45.0
 
 
 class Refused(Exception):

@@ -76,6 +76,7 @@ async def test_large_arguments_and_answers_travel_as_values(fleet: Fleet) -> Non
         assert done.stdout == data
 
 
+@pytest.mark.timeout(180)
 async def test_many_large_answers_at_once_take_little_memory(fleet: Fleet) -> None:
     """As much as fits the budget is fetched at a time; all are answered whole."""
     caller = await fleet.caller()

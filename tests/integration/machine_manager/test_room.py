@@ -52,7 +52,7 @@ async def test_a_creation_waits_for_room_in_its_turn(fleet: Fleet) -> None:
         ref = await caller.create()
         waiting = []
         for number in range(3):
-            waiting.append(await ask(caller, wait=25.0, name=str(number)))
+            waiting.append(await ask(caller, wait=40.0, name=str(number)))
 
             async def recorded(count: int = number + 1) -> bool:
                 return sum(record.state == "requested" for record in await fleet.records()) == count
@@ -73,7 +73,7 @@ async def test_a_machine_goes_to_a_node_that_fits(fleet: Fleet) -> None:
     caller = await fleet.caller()
     async with fleet.inside("plain"), fleet.inside("gpu", "--label", "gpu=1", "--label", "zone=a"):
         for _ in range(8):
-            assert (await caller.create(labels={"gpu": "1"})).node == "gpu"
+            assert (await caller.create(labels={"gpu": "1"}, wait=40.0)).node == "gpu"
         with pytest.raises(Refused, match="gpu lacks the label gpu=2"):
             await caller.create(labels={"gpu": "2"})
 
@@ -82,7 +82,7 @@ async def test_a_node_that_comes_later_takes_what_waits(fleet: Fleet) -> None:
     """The command is in another manager's hands, and its answer comes from there."""
     caller = await fleet.caller()
     async with fleet.inside("plain"):
-        command = await ask(caller, labels={"gpu": "1"}, wait=25.0)
+        command = await ask(caller, labels={"gpu": "1"}, wait=40.0)
         async with fleet.inside("gpu", "--label", "gpu=1"):
             assert (await caller.answer(command, MachineRef)).node == "gpu"
 
@@ -101,7 +101,7 @@ async def test_many_creations_at_once(fleet: Fleet) -> None:
     async with AsyncExitStack() as stack:
         for node in ("a", "a", "b", "b"):
             await stack.enter_async_context(fleet.inside(node))
-        made, refused = await outcomes(caller, [await ask(caller, wait=25.0) for _ in range(200)])
+        made, refused = await outcomes(caller, [await ask(caller, wait=40.0) for _ in range(200)])
         assert refused == []
         assert len({ref.id for ref in made}) == len(await fleet.live()) == 200
         claimed = (await fleet.node("a")).claimed.keys() | (await fleet.node("b")).claimed.keys()
