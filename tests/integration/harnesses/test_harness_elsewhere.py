@@ -93,12 +93,13 @@ def _base(engine: Engine) -> str:
     try:
         if not client.images(IMAGE, quiet=True):
             links = {name: (0o777, f"usr/{name}", 0) for name in ("bin", "lib", "lib64")}
-            users = b"root:x:0:0::/root:/bin/sh\nagent:x:1000:1000::/home/agent:/bin/sh\n"
+            home = "home/agent"
+            users = f"root:x:0:0::/root:/bin/sh\nagent:x:1000:1000::/{home}:/bin/sh\n".encode()
             files = tar({
                 **links,
                 **dict.fromkeys(("etc", "home", "root", "sbin", "usr", "var", "var/lib"), (0o755, None, 0)),
                 "tmp": (0o1777, None, 0),
-                "home/agent": (0o755, None, 1000),
+                home: (0o755, None, 1000),
                 "etc/passwd": (0o644, users, 0),
                 "etc/group": (0o644, b"root:x:0:\nagent:x:1000:\n", 0),
             })  # fmt: skip
