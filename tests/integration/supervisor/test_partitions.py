@@ -81,7 +81,7 @@ async def test_a_silent_hosts_partitions_are_taken_over_after_its_ttl(fleet: Fle
     """Not before its key has expired, and within a second after; with the TTL that is the default."""
     fleet.ttl = 2.0
     await fleet.supervise()
-    hosts = [await fleet.host() for _ in range(4)]
+    hosts = [await fleet.host() for _ in range(6)]
     await until(lambda: fleet.owned_by(*hosts))
     took: list[float] = []
     while len(hosts) > 1 and min(took, default=99.0) > 3.0:
