@@ -49,6 +49,7 @@ class Morph:
         calls: `METHOD path` of what was asked.
         fail: status to answer with, once, by `METHOD path-prefix`.
         pending: instances start as pending and are ready when they were asked for.
+        meeting: who asks for all instances is answered when so many have asked, once.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -58,6 +59,7 @@ class Morph:
         self.calls: list[str] = []
         self.fail: dict[str, int] = {}
         self.pending = False
+        self.meeting: threading.Barrier | None = None
         self._lock = threading.RLock()
         (folder / "keys").mkdir(mode=0o755)
         (folder / "disks").mkdir(mode=0o711)
@@ -230,6 +232,9 @@ def _handler(morph: Morph) -> type[BaseHTTPRequestHandler]:
                 status, answer = 200, morph.answer(self.command, parts.path, dict(parse_qsl(parts.query)), body)
             except Refused as refused:
                 status, answer = refused.status, {"detail": str(refused)}
+            if (meeting := morph.meeting) and (self.command, parts.path.strip("/")) == ("GET", "instance"):
+                meeting.wait(30)
+                morph.meeting = None
             data = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import warnings
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -38,6 +39,14 @@ def open_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
 
 def at(backend: LocalBackend, data: Data, path: str) -> str:
     return inside(backend.root(data), backend.workdir(data), path)
+
+
+def runs(process: psutil.Process) -> bool:
+    """Whether a process has not ended."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 async def test_spawn_is_the_same_machine_again(local: LocalBackend) -> None:
@@ -152,7 +161,7 @@ async def test_a_file_that_never_ends_is_not_read(local: LocalBackend, machine: 
     """A FIFO blocks nobody."""
     os.mkfifo(Path(local.workdir(machine)) / "fifo")
     with pytest.raises(MachineFailed, match="regular"):
-        await asyncio.wait_for(local.read(machine, at(local, machine, "fifo")), 5)
+        await asyncio.wait_for(local.read(machine, at(local, machine, "fifo")), 30)
 
 
 async def test_stop_ends_all_and_removes_all(local: LocalBackend, machine: Data, commands: Commands) -> None:
@@ -165,7 +174,7 @@ async def test_stop_ends_all_and_removes_all(local: LocalBackend, machine: Data,
     )
     away = psutil.Process(int((work / "away").read_text()))
     await local.stop(machine)
-    assert not away.is_running() or away.status() == psutil.STATUS_ZOMBIE
+    await until(lambda: not runs(away), "its end, of which its folders and variables go first")
     assert list((local.node.folder / "machines").iterdir()) == []
     await asyncio.gather(running, return_exceptions=True)
     await local.stop(machine)
@@ -188,12 +197,12 @@ async def test_stop_ends_what_has_dropped_its_variables(
     stranger = subprocess.Popen(["/bin/sleep", "600"], cwd=beside)
     try:
         await local.stop(machine)
-        assert not away.is_running() or away.status() == psutil.STATUS_ZOMBIE
+        await until(lambda: not runs(away), "its end, of which its folders and variables go first")
         assert stranger.poll() is None
     finally:
         stranger.kill()
         stranger.wait()
-        if away.is_running():
+        with suppress(psutil.NoSuchProcess):
             away.kill()
 
 
@@ -213,6 +222,7 @@ def test_a_command_that_outlives_its_loop_is_reaped(tmp_path: Path) -> None:
     async def come_back(data: Data, pid: int) -> None:
         assert psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
         await backend.stop(data)
+        await until(lambda: psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, "its end")
         again = (await backend.spawn("m_2", LocalImage(), load={})).data
         await backend.exec(again, ["true"])
         assert not psutil.pid_exists(pid)

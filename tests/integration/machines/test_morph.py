@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -93,6 +94,7 @@ async def test_spawn_finds_the_instance_again(backend: MorphBackend, morph: Morp
 
 async def test_two_instances_of_one_machine_both_end(backend: MorphBackend, morph: Morph) -> None:
     """Should two managers have started one machine at once, stop ends both instances."""
+    morph.meeting = threading.Barrier(2)
     first, second = await asyncio.gather(*(backend.spawn("m_1", image(), load={}) for _ in range(2)))
     assert len(morph.instances) == 2
     assert first.data["instance"] != second.data["instance"]

@@ -112,7 +112,7 @@ async def test_files_that_cannot_be(backend: SSHBackend, machine: Data) -> None:
             await backend.write(machine, path, b"")
     with pytest.raises(PermissionError):
         await backend.read(machine, f"{work}/closed")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         with pytest.raises(PermissionError, match="no ordinary file"):
             await backend.read(machine, f"{work}/pipe")
     with pytest.raises((MachineFailed, FileNotFoundError, PermissionError)):
@@ -165,11 +165,11 @@ async def test_stop_ends_all_that_runs(backend: SSHBackend, server: SSHServer) -
     until(lambda: len(sleeping()) == 4, f"four sleeps, not {sleeping()}")
     await out(backend, one, f"kill -STOP {stopped}")
     await backend.stop(one)
-    assert [line.split()[2] for line in sleeping()] == ["300"]
+    until(lambda: [line.split()[2] for line in sleeping()] == ["300"], "the end of what it started")
     assert not Path(one["folder"]).exists()
     await backend.stop(one)
     await backend.stop(other)
-    assert sleeping() == []
+    until(lambda: sleeping() == [], "the end of all")
 
 
 async def test_a_machine_that_is_gone(backend: SSHBackend, machine: Data) -> None:

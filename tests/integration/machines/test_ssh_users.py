@@ -15,7 +15,7 @@ from regrow_machine_manager.backend import Data, MachineFailed, MachineLost, Nod
 from regrow_machine_manager.backends.ssh import SSHBackend
 from regrow_machine_manager.paths import OutsideRoot
 from regrow_protocol.ids import new_id
-from ssh_server import Login, SSHServer, make_login, running
+from ssh_server import Login, SSHServer, make_login, running, until
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ async def test_what_others_made_is_copied_and_removed(backend: SSHBackend, serve
     for made in (data, restored, fork):
         await backend.stop(made)
         assert not Path(made["folder"]).exists()
-    assert pid not in [process.pid for process in running(0)]
+    until(lambda: pid not in [process.pid for process in running(0)], "its end")
     with pytest.raises(MachineLost):
         await backend.exec(data, ["true"], user="root")
 
