@@ -8,6 +8,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from compose_project import SERVICES, Project, eventually, project
@@ -15,9 +16,10 @@ from docker_engine import Engine, NoEngine, docker_engine
 
 __all__ = ["docker_engine"]  # a fixture
 
+ENDED = {"done", "failed", "cancelled"}
 TASKS = {"count these four words": "4 words", "a hard nut": "3 words", "a fragile vase is here": "5 words"}
 
-pytestmark = [pytest.mark.docker, pytest.mark.xdist_group("compose"), pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.docker, pytest.mark.xdist_group("compose"), pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -52,6 +54,8 @@ def test_a_program_survives_the_end_of_what_runs_it(stack: Project) -> None:
         stack.compose("start", "host")
         told, _ = program.communicate(timeout=120)
     assert json.loads(told) == TASKS
+    # Who answers does not wait for those who write lists and logs.
+    eventually(lambda: {process["status"] for process in stack.regrow("ls", "--all")} <= ENDED, "all have ended")
     processes = stack.regrow("ls", "--all")
     done_once(stack, processes)
 
@@ -60,7 +64,7 @@ def test_a_program_survives_the_end_of_what_runs_it(stack: Project) -> None:
     stack.up()
     assert stack.regrow("ls", "--all") == processes
     arguments = ["start", "worker_pool", "worker_pool", 'specs=["two words"]', "--wait", "--quiet"]
-    told = subprocess.run(stack.regrow_command(*arguments), stdout=subprocess.PIPE, text=True, timeout=60, check=True)
+    told = subprocess.run(stack.regrow_command(*arguments), stdout=subprocess.PIPE, text=True, timeout=120, check=True)
     assert json.loads(told.stdout) == {"two words": "2 words"}
 
 
@@ -98,13 +102,17 @@ def done_once(stack: Project, processes: list[dict[str, str]]) -> None:
     assert Counter(agent["owner"] for agent in agents) == {p["pid"]: 1 for p in processes if p["type"] == "run_task"}
     assert len(stack.regrow("machines", "--all")) == len(agents)
     called: Counter[str] = Counter()
-    for agent in agents:
-        log = subprocess.run(
-            stack.regrow_command("log", agent["id"], "--json"), stdout=subprocess.PIPE, text=True, check=True
-        )
-        entries = [json.loads(line) for line in log.stdout.splitlines()]
+    for each in (agent["id"] for agent in agents):
+        eventually(lambda each=each: "result" in [entry["type"] for entry in log(stack, each)], "its result is logged")
+        entries = log(stack, each)
         assert Counter(e["type"] for e in entries if e["type"] in ("message", "call", "result")) == {
             "message": 1, "call": 1, "result": 1,
         }  # fmt: skip
         called.update(entry["data"]["tool"] for entry in entries if entry["type"] == "call")
     assert called == {"finish": 3, "give_up": 1}
+
+
+def log(stack: Project, agent: str) -> list[dict[str, Any]]:
+    """The entries of an agent's log."""
+    told = subprocess.run(stack.regrow_command("log", agent, "--json"), stdout=subprocess.PIPE, text=True, check=True)
+    return [json.loads(line) for line in told.stdout.splitlines()]
