@@ -886,6 +886,7 @@ def test_a_clean_program_has_no_findings() -> None:
     assert check_source(CLEAN, "clean.py") == []
 
 
+@pytest.mark.timeout(300)  # it takes seconds of a processor that others want, too
 def test_any_python_can_be_checked() -> None:
     """Every module of the standard library, its functions made processes, is walked without an error."""
     folder = Path(sysconfig.get_path("stdlib"))

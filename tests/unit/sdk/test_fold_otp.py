@@ -7,6 +7,7 @@ import os
 from collections import defaultdict
 from typing import Any
 
+import pytest
 from fold_world import World
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -285,6 +286,7 @@ def policies(draw: st.DrawFn, id_: str, auto_above: str) -> dict[str, Any]:
     return {"id": id_, "restart": restart, "significant": significant}
 
 
+@pytest.mark.timeout(300 + EXAMPLES)  # seconds of a processor that others want, too
 @settings(
     max_examples=EXAMPLES,
     deadline=None,

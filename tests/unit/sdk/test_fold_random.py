@@ -15,7 +15,10 @@ LIMITS = settings(
     max_examples=max(120, settings.default.max_examples),
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
 )
-pytestmark = pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning"),
+    pytest.mark.timeout(300),  # seconds of a processor that others want, too
+]
 
 
 def outcome(world: World, pid: str) -> Any:
