@@ -25,6 +25,7 @@ from . import news, tokens
 from .calls import Calls, OnWait, Target
 from .context import Context
 from .conversations import Stored, entry
+from .doors.waiting import first
 from .errors import AgentEnded, InvalidArguments, InvalidRequest, SessionOver, ToolNotFound, Unauthorized
 from .grants import Grants
 from .links import Links
@@ -37,6 +38,8 @@ from .usage import Sums
 TOLD = frozenset({"text", "turn", "usage", "note"})
 """Entries that a harness may write."""
 REMEMBERED = 100_000
+LOOK = 0.5
+"""Seconds between two looks for a tool that comes back."""
 _NONE = Raw(b"{}")
 
 
@@ -213,14 +216,18 @@ class Desk:
         return await self._calls.call(agent, session, call, target, on_wait)
 
     async def _target_now(self, agent: AgentRecord, tool: str, args: Mapping[str, Any]) -> Target:
-        """As `_target`; what another gateway has just given is found, too."""
+        """As `_target`; found is also what another gateway has just given, and what comes back after a restart."""
         try:
             return self._target(agent, tool, args)
         except (ToolNotFound, InvalidArguments):
             now = await self._here.records.fetch(agent.id)
-            if now is None or now.state == ENDED or now == agent:
+            if now is None or now.state == ENDED:
                 raise
-            return self._target(now, tool, args)
+        with self.changed(agent.id) as changed:
+            while self._grants.coming(now, tool) and not self._here.stopping.is_set():
+                await first(changed, self._here.stopping, timeout=LOOK)
+                changed.clear()
+        return self._target(now, tool, args)
 
     def _target(self, agent: AgentRecord, tool: str, args: Mapping[str, Any]) -> Target:
         found = self._find(agent, tool)

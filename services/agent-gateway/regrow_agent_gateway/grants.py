@@ -18,6 +18,8 @@ from regrow_service.logs import get_logger
 
 TICK = 0.5
 """Seconds between two looks for grants that have expired."""
+GRACE = 3.0
+"""Seconds in which a process that was started again has exposed what it had exposed before."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -48,6 +50,7 @@ class Grants:
         self._grants: dict[str, dict[str, Grant]] = {}
         self._processes: dict[str, EndpointsRecord] = {}
         self._agents: dict[str, set[str]] = {}
+        self._withdrawn: dict[str, dict[str, float]] = {}
         self._log = get_logger("grants")
 
     async def run(self) -> None:
@@ -69,16 +72,29 @@ class Grants:
 
     def of(self, agent: AgentRecord) -> Iterator[Attached]:
         """What an agent may call now, besides its own tools; the oldest grant first."""
-        now = time.time()
-        grants = sorted(self._grants.get(agent.id, {}).values(), key=lambda grant: (grant.created, grant.id))
-        for grant in grants:
-            process = self._processes.get(grant.pid)
-            if grant.app != agent.app or _over(grant, now) or process is None or process.app != agent.app:
-                continue
+        for grant, process in self._open(agent):
             for name, tool in sorted(process.endpoints.items()):
                 known_as = grant.prefix + name
                 if (grant.only is None or name in grant.only) and _NAME.fullmatch(known_as):
                     yield Attached(replace(tool, name=known_as), name, grant)
+
+    def coming(self, agent: AgentRecord, tool: str) -> bool:
+        """Whether an agent might call a tool a moment ago, and may again soon: its process was started again."""
+        since = time.monotonic() - GRACE
+        return any(
+            grant.prefix + name == tool and at > since and (grant.only is None or name in grant.only)
+            for grant, _ in self._open(agent)
+            for name, at in self._withdrawn.get(grant.pid, {}).items()
+        )
+
+    def _open(self, agent: AgentRecord) -> Iterator[tuple[Grant, EndpointsRecord]]:
+        """The grants of an agent that hold now, and whose they are; the oldest first."""
+        now = time.time()
+        grants = sorted(self._grants.get(agent.id, {}).values(), key=lambda grant: (grant.created, grant.id))
+        for grant in grants:
+            process = self._processes.get(grant.pid)
+            if grant.app == agent.app and not _over(grant, now) and process is not None and process.app == agent.app:
+                yield grant, process
 
     # following --------------------------------------------------------------------------------------------------------
 
@@ -108,7 +124,8 @@ class Grants:
 
     def _process_entry(self, entry: Entry) -> None:
         pid = entry.key.partition(".")[2]
-        self._processes.pop(pid, None)
+        old = self._processes.pop(pid, None)
+        withdrawn = self._withdrawn.pop(pid, {})
         if entry.operation == "put":
             try:
                 record = messages.decode(entry.value, EndpointsRecord)
@@ -117,8 +134,17 @@ class Grants:
             else:
                 if not record.ended:
                     self._processes[pid] = record
+                    self._withdraw(old, withdrawn, record)
         for agent in self._agents.get(pid, ()):
             self._changed(agent)
+
+    def _withdraw(self, old: EndpointsRecord | None, withdrawn: dict[str, float], new: EndpointsRecord) -> None:
+        """Note what a living process exposes no more."""
+        now = time.monotonic()
+        lately = {name: at for name, at in withdrawn.items() if at > now - GRACE}
+        lately |= dict.fromkeys(old.endpoints if old is not None else (), now)
+        if left := {name: at for name, at in lately.items() if name not in new.endpoints}:
+            self._withdrawn[new.pid] = left
 
     def _expire(self) -> None:
         now = time.time()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import httpx
 import pytest
@@ -71,6 +72,35 @@ async def test_what_was_attached_is_called_in_the_process_that_granted_it(rt: Ru
     assert [(each.endpoint, each.caller, each.size, each.error) for each in recorded] == [
         ("called", agent.id, 2, None)
     ] * 2
+
+
+async def test_a_call_waits_for_a_process_that_is_started_again(rt: Runtime) -> None:
+    """What it had exposed is withdrawn, and exposed again a moment later: nobody is refused meanwhile."""
+    _, caller, agent = await owned(rt)
+    pool = await rt.start(owner)
+    bucket = caller.bus.kv(BUCKET)
+    served = EndpointsRecord(pid=pool.pid, app=rt.app, type="owner", endpoints={"called": tool("called")})
+    await attach(caller, agent.id, pool.pid, prefix="pool_")
+    answers: list[dict[str, Any]] = []
+    async with Socket(agent) as it:
+        await it.next("hello")
+        while not answers or ("error" in answers[-1] and len(answers) < 5):  # it waits for a few seconds only
+            call = str(len(answers))
+            for endpoints in (served.endpoints, {}):
+                await bucket.put(process_key(pool.pid), messages.encode(replace(served, endpoints=endpoints)))
+                assert ("pool_called" in [each["name"] for each in (await it.next("tools"))["tools"]]) == bool(
+                    endpoints
+                )
+            await it.say(type="call", id=call, tool="pool_called", args={})
+            await it.say(type="ping", id=call)
+            await it.next("pong", id=call)
+            await bucket.put(process_key(pool.pid), messages.encode(served))
+            await it.next("tools")
+            answers.append(await it.next("result", id=call))
+            await bucket.put(process_key(pool.pid), messages.encode(replace(served, endpoints={})))
+            await it.next("tools")
+        assert answers[-1].get("value") == [], answers
+        assert (await it.call("other", "pool_other"))["error"]["code"] == "tool-not-found"
 
 
 async def test_a_grant_of_another_app_opens_nothing(rt: Runtime, caller: Caller) -> None:
