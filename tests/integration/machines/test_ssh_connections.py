@@ -88,6 +88,18 @@ async def test_a_cut_connection_is_told_and_made_again(backend: SSHBackend, serv
     await backend.stop(data)
 
 
+async def test_a_connection_that_has_just_gone(backend: SSHBackend, server: SSHServer) -> None:
+    """A program and a file for which it is used in the very moment in which it goes have another one."""
+    data = await spawn(backend, server)
+    path = f"{data['workdir']}/x"
+    await backend.write(data, path, b"1")
+    for use in (lambda: backend.exec(data, ["echo", "again"]), lambda: backend.read(data, path)):
+        (link,) = backend.links._server(backend.address(data))._alive()
+        link._connection.abort()
+        await use()
+    await backend.stop(data)
+
+
 async def test_a_connection_that_does_not_answer(
     backend: SSHBackend, server: SSHServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -139,6 +139,7 @@ class Link:
         try:
             process = await self._connection.create_process(command, encoding=None)
         except asyncssh.ChannelOpenError as error:
+            await self._know()
             if error.code != asyncssh.constants.OPEN_REQUEST_SESSION_FAILED:
                 raise NotStarted(str(error)) from error
             if self.open:
@@ -183,6 +184,7 @@ class Link:
                 raise NotStarted("the connection is being closed") from None
             raise
         except asyncssh.ChannelOpenError as error:
+            await self._know()
             if self.open and error.code == asyncssh.constants.OPEN_REQUEST_SESSION_FAILED:
                 raise MachineFailed(f"{self.address} has no SFTP", hint="Subsystem sftp internal-sftp") from error
             raise NotStarted(str(error)) from error
@@ -215,6 +217,10 @@ class Link:
                 await self._connection.wait_closed()
         except TimeoutError:
             self._connection.abort()
+
+    async def _know(self) -> None:
+        """Let asyncssh tell of a connection that has just gone: it refuses channels a turn of the loop before that."""
+        await asyncio.sleep(0)
 
     def _lost(self) -> BackendUnavailable:
         return BackendUnavailable(f"The connection to {self.address} was lost", hint="the program may have run")
