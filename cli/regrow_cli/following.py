@@ -18,6 +18,8 @@ from .errors import ProcessFailed, ProcessStuck
 from .listing import print_result
 from .live_view import Tree, View, summary
 
+EXPLAINED = 10.0
+"""Seconds to wait for the reason of a parked process that names the line."""
 LIFE = ("started", "restarted", "done", "failed", "cancelled")
 
 
@@ -49,20 +51,14 @@ async def follow(
         RegrowError: what `failed` is set to.
     """
     tree = Tree(process.pid, known)
-    parked: asyncio.Future[m.Stuck] = asyncio.get_running_loop().create_future()
+    parking = _Parking(process.pid, after)
+    parked = parking.parked
     bus = client.bus
 
     def life(_subject: bytes, _reply: bytes, _headers: bytes | None, data: bytes) -> None:
         with suppress(msgspec.MsgspecError):
             if tree.take(m.decode(data, m.EventRecord)):
                 view.progress(tree)
-
-    def cursor(entry: Entry) -> None:
-        if entry.value:
-            found: m.Cursor = m.decode(entry.value, m.Cursor)
-            stuck = found.stuck.get(process.pid)
-            if stuck is not None and found.floor >= after and not parked.done():
-                parked.set_result(stuck)
 
     async def to_the_end() -> m.EventRecord:
         async for record in client.records(process.app, process.pid):
@@ -75,7 +71,7 @@ async def follow(
 
     part = ids.partition_of(process.pid, await client.partitions_of(process.app))
     sids = [bus.nc.raw_subscribe(subjects.events_of(process.app, type_=type_), life) for type_ in LIFE]
-    cursors = bus.kv("regrow_cursors").watch(f"{subjects.token(process.app)}.{build}.{part}", cursor)
+    cursors = bus.kv("regrow_cursors").watch(f"{subjects.token(process.app)}.{build}.{part}", parking.take)
     ending = asyncio.ensure_future(to_the_end())
     try:
         if since is not None:
@@ -90,11 +86,51 @@ async def follow(
         view.note(summary(record, tree))
         return record
     finally:
+        parking.stop()
         ending.cancel()
         await asyncio.wait([ending])
         await cursors.stop()
         for sid in sids:
             bus.nc.raw_unsubscribe(sid)
+
+
+class _Parking:
+    """Sets `parked` when cursors say that a process is parked, and why: at once, or when the reason names the line.
+
+    Args:
+        pid: of the process.
+        after: what a cursor says before this input is done does not count.
+    """
+
+    def __init__(self, pid: str, after: int) -> None:
+        self._pid = pid
+        self._after = after
+        self._loop = asyncio.get_running_loop()
+        self._late: asyncio.TimerHandle | None = None
+        self.parked: asyncio.Future[m.Stuck] = self._loop.create_future()
+
+    def take(self, entry: Entry) -> None:
+        """A cursor was written."""
+        if not entry.value:
+            return
+        found: m.Cursor = m.decode(entry.value, m.Cursor)
+        stuck = found.stuck.get(self._pid)
+        if stuck is None or found.floor < self._after:
+            self.stop()
+        elif not stuck.vague:
+            self._park(stuck)
+        elif self._late is None:
+            self._late = self._loop.call_later(EXPLAINED, self._park, stuck)
+
+    def stop(self) -> None:
+        """Wait for no reason any more."""
+        if self._late is not None:
+            self._late.cancel()
+            self._late = None
+
+    def _park(self, stuck: m.Stuck) -> None:
+        if not self.parked.done():
+            self.parked.set_result(stuck)
 
 
 async def run_to_the_end(

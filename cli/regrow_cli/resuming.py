@@ -75,15 +75,20 @@ class Resuming:
         part = ids.partition_of(row.pid, self._history.partitions)
         key = f"{subjects.token(row.app)}.{build}.{part}"
         bucket = self._bus.kv("regrow_cursors")
+        vague: m.Stuck | None = None
         try:
             async with asyncio.timeout(WAIT):
                 while True:
                     found = await bucket.get(key)
                     cursor: m.Cursor | None = m.decode(found[0], m.Cursor) if found is not None else None
                     if cursor is not None and cursor.floor >= seq:
-                        return cursor.stuck.get(row.pid)
+                        vague = cursor.stuck.get(row.pid)
+                        if vague is None or not vague.vague:
+                            return vague
                     await asyncio.sleep(_POLL)
         except TimeoutError:
+            if vague is not None:
+                return vague
             raise TimeUp(f"No host has taken up {row.pid} within {WAIT:g} s", hint="regrow hosts") from None
 
     async def move(self, build: str) -> None:

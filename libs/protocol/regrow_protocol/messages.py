@@ -608,11 +608,17 @@ class Ownership(Struct, frozen=True, omit_defaults=True):
 
 
 class Stuck(Struct, frozen=True, omit_defaults=True):
-    """A parked process: it diverged, hung, took hosts down, or its output was refused."""
+    """A parked process: it diverged, hung, took hosts down, or its output was refused.
+
+    Attributes:
+        seq: the input that it cannot take.
+        vague: its host still looks for the line; the reason that names it follows in a moment.
+    """
 
     seq: int
     code: str
     reason: str
+    vague: bool = False
 
 
 class Suspect(Struct, frozen=True, omit_defaults=True):

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from pathlib import Path
 
 import pytest
 from conftest_cli import Launch, Running, Stack, copy_of, opened, pid_in, until
+from msgspec import Raw
+from regrow.client import Client, RemoteProcess
+from regrow.host.host import ensure_app
+from regrow_cli.errors import ProcessStuck
+from regrow_cli.following import follow
+from regrow_cli.live_view import View
+from regrow_protocol import ids, streams, subjects
+from regrow_protocol import messages as m
+from regrow_protocol.bus import Bus
+from regrow_protocol.server import NatsServer
 
 pytestmark = [pytest.mark.xdist_group("cli-resuming"), pytest.mark.timeout(180)]
 
@@ -142,6 +153,38 @@ def test_a_stuck_process_is_taken_up_by_a_living_host(
     assert stack.regrow("call", pid, "finish").code == 0
     until(lambda: "done" in stack.events(fickle.stem, pid), "its end")  # announced beside the answer
     assert "is done already" in stack.regrow("resume", pid).out
+
+
+class _Heard(View):
+    """Notes that an event has come."""
+
+    def __init__(self) -> None:
+        self.events = asyncio.Event()
+
+    def event(self, record: m.EventRecord) -> None:
+        self.events.set()
+
+
+async def test_the_reason_that_names_the_line_is_waited_for(private_server: NatsServer) -> None:
+    """A host parks a process at once and looks for the line afterwards; whoever follows it hears of the line."""
+    pid = ids.new_id(ids.PROCESS)
+    part = ids.partition_of(pid, 16)
+    async with await Bus.connect(private_server.url, name="test") as bus:
+        await streams.ensure(bus)
+        await ensure_app(bus, "shop", partitions=16)
+
+        async def park(stuck: m.Stuck) -> None:
+            await bus.kv("regrow_cursors").put(f"shop.b.{part}", m.encode(m.Cursor(1, 9, [], {pid: stuck})))
+
+        await park(m.Stuck(7, "nondeterminism", "something else", vague=True))
+        client, view = Client(bus), _Heard()
+        following = asyncio.create_task(follow(client, RemoteProcess(client, "shop", pid), view, build="b"))
+        event = m.EventRecord(pid=pid, incarnation=0, n=1, seq=1, type="hello", data=Raw(b"null"), time=1.0)
+        await bus.publish(streams.EVENTS, subjects.event("shop", pid, "hello"), m.encode(event), "hello")
+        await view.events.wait()
+        await park(m.Stuck(7, "nondeterminism", "step two (x.py:3)"))
+        with pytest.raises(ProcessStuck, match="step two"):
+            await following
 
 
 def test_all_stuck_ones_that_a_query_finds_are_taken_up(

@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from regrow_protocol import ids, subjects, values
 from regrow_protocol import messages as m
 from regrow_protocol.bus import Reader, Received
@@ -93,7 +94,8 @@ class Partition:
         """Take the partition over from where its last owner was. Raises OwnershipLost."""
         left = await self.keeper.take_over(since)
         self.floor = Floor(left.floor)
-        self.stuck = dict(left.stuck)
+        # What the last owner was still looking for, nobody finds any more.
+        self.stuck = {pid: msgspec.structs.replace(stuck, vague=False) for pid, stuck in left.stuck.items()}
         survived = left.clean or left.epoch == self.epoch  # the same host begins again
         if not survived and (suspect := left.suspect) is not None and is_condemned(suspect):
             reason = f"input {suspect.seq or 'up to ' + str(left.floor)} took down every host that tried it"

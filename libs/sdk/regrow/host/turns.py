@@ -218,7 +218,7 @@ class Turns:
             self.stick(resident, seq, hung.code, str(hung))
         elif isinstance(error, Diverged):
             self._partition.spawn(self._explain(resident.pid, error))
-            self.stick(resident, seq, "nondeterminism", str(error.explain(resident.pid)))
+            self.stick(resident, seq, "nondeterminism", str(error.explain(resident.pid)), vague=True)
         else:
             log.error("process %s failed in its fold", resident.pid, exc_info=error)
             self.stick(resident, seq, "fold-failed", repr(error))
@@ -230,7 +230,7 @@ class Turns:
             log.error("what process %s sent cannot be published", resident.pid, exc_info=error)
             self.stick(resident, seq, "host-failed", repr(error))
 
-    def stick(self, resident: Resident, seq: int, code: str, reason: str) -> None:
+    def stick(self, resident: Resident, seq: int, code: str, reason: str, *, vague: bool = False) -> None:
         """Park a process that cannot go on; what it took up to `seq` counts as done."""
         partition = self._partition
         log.error(
@@ -240,7 +240,7 @@ class Turns:
             reason,
             resident.pid,
         )
-        partition.stuck[resident.pid] = m.Stuck(seq, code, reason[:MAX_REASON])
+        partition.stuck[resident.pid] = m.Stuck(seq, code, reason[:MAX_REASON], vague)
         if partition.residents.get(resident.pid) is resident:
             del partition.residents[resident.pid]
         self.leave(resident)
@@ -248,15 +248,17 @@ class Turns:
     async def _explain(self, pid: str, diverged: Diverged) -> None:
         """Fold it again with a trace of its operations, so that the error names the line."""
         partition = self._partition
+        explained: str | None = None
         try:
             explained = await explain(self._host, partition.publishing.inbox(pid), pid, diverged.seq)
         except RegrowError as error:
             log.warning("the divergence of process %s could not be looked into: %s", pid, error)
-            return
         stuck = partition.stuck.get(pid)
-        if explained is not None and stuck is not None and stuck.seq == diverged.seq:
-            partition.stuck[pid] = m.Stuck(diverged.seq, "nondeterminism", explained[:MAX_REASON])
+        if stuck is None or stuck.seq != diverged.seq:
+            return
+        if explained is not None:
             log.error("%s", explained)
+        partition.stuck[pid] = m.Stuck(diverged.seq, "nondeterminism", (explained or stuck.reason)[:MAX_REASON])
 
     def leave(self, resident: Resident) -> None:
         """Out of memory: its `finally` blocks run watched and muted, and every operation is refused to them."""
