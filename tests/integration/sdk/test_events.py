@@ -20,6 +20,9 @@ from regrow import (
     spawn,
 )
 from regrow.testing import Runtime
+from regrow_protocol import messages as m
+from regrow_protocol import streams, subjects
+from regrow_protocol.errors import WrongRevision
 
 from .looking import event, records
 
@@ -78,6 +81,26 @@ async def test_cancelled_is_the_last_event_of_a_cancelled_process(rt: Runtime) -
         await root.result(30)
     assert [type_ for type_, _ in await _told(rt, root.pid)] == ["started", "cancelled"]
     assert await root.status() == "cancelled"
+
+
+async def test_an_end_is_told_when_it_is_stored(rt: Runtime) -> None:
+    """Subscribers hear of an end that the stream refuses, too: it is none."""
+    root = await rt.start(endless)
+    await event(root, "started")
+    telling = asyncio.create_task(root.result())
+    await asyncio.sleep(0)
+    subject = subjects.event(rt.app, root.pid, "done")
+    end = m.encode(m.EventRecord(root.pid, incarnation=0, n=9, seq=2, type="done", time=rt.clock.now(), final=True))
+    refused = {"Nats-Expected-Last-Subject-Sequence": "1"}
+    with pytest.raises(WrongRevision):
+        await rt.bus.publish(streams.EVENTS, subject, end, f"{root.pid}.9", headers=refused)
+    for _ in range(3):
+        await rt.bus.last_seq(streams.EVENTS)
+    assert not telling.done()
+    assert await root.status() == "running"
+    await rt.bus.publish(streams.EVENTS, subject, end, f"{root.pid}.9.again")
+    assert await telling is None
+    assert await root.status() == "done"
 
 
 @agent_process
