@@ -188,6 +188,30 @@ async def test_time_of_a_parent_is_not_before_that_of_its_children(rt: Runtime) 
 
 
 @agent_process
+async def rests(seconds: float) -> float:
+    await sleep(seconds)
+    return seconds
+
+
+@agent_process
+async def waits_for_resting() -> list[float]:
+    return [await each for each in asyncio.as_completed([rests(100.0 - n) for n in range(8)])]
+
+
+async def test_what_a_timer_leads_to_comes_before_the_next_timer(rt: Runtime) -> None:
+    """Of processes that sleep the one that wakes first ends first, also where the computer stood still meanwhile."""
+
+    async def stand_still() -> None:
+        while True:
+            rt.clock.skipped += 3.0
+            await asyncio.sleep(0.001)
+
+    standing = asyncio.create_task(stand_still())
+    assert await rt.run(waits_for_resting) == [100.0 - n for n in reversed(range(8))]
+    standing.cancel()
+
+
+@agent_process
 async def sleeps_once() -> str:
     emit("asleep")
     await sleep(MONTH)
