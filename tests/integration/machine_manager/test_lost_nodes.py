@@ -10,6 +10,8 @@ from regrow_protocol.machines import Exec, ExecDone, MachineFork, MachineRef, No
 from ssh_server import SSHServer, make_login
 
 LEASE = ("--node-lease", "1")
+LONGER = ("--node-lease", "5")
+"""In which somebody else stops a machine before it ends on paper."""
 
 
 async def test_a_node_that_never_comes_back(fleet: Fleet) -> None:
@@ -81,7 +83,7 @@ async def test_machines_that_others_reach_go_on(fleet: Fleet, server: SSHServer)
     command = await caller.send(caller.command("exec", Exec("echo x >> log; sleep 2; cat log; exit 7")), ref)
     await eventually(lambda: working(ref) == 1, "it runs")
     await program.kill()
-    async with fleet.inside("n2", "--backends", "ssh", *LEASE), fleet.inside("n3", *LEASE):
+    async with fleet.inside("n2", "--backends", "ssh", *LONGER), fleet.inside("n3", *LONGER):
         done = await caller.answer(command, ExecDone)
         assert (done.exit_code, done.stdout) == (7, b"x\n")
         assert (await caller.exec(ref, "cat log")).stdout == b"x\n"
