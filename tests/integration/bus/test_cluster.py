@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from regrow.testing._service_program import free_port
 from regrow_protocol import streams, subjects
 from regrow_protocol.bus import Bus, PubAck, Received
 from regrow_protocol.server import NatsServer
@@ -20,25 +20,19 @@ pytestmark = pytest.mark.timeout(180)
 SENDERS = 3
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody uses at the moment."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
-
-
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[list[NatsServer]]:
     """Three servers that know each other."""
-    ports = free_ports(3)
+    ports: set[int] = set()
+    while len(ports) < 3:
+        ports.add(free_port())
     routes = ", ".join(f'"nats://127.0.0.1:{port}"' for port in ports)
     with ExitStack() as stack:
         yield [
             stack.enter_context(
                 NatsServer.start(
                     tmp_path / f"n{number}",
+                    port=free_port(),
                     durability="fast",
                     extra=f"server_name: n{number}\n"
                     f"cluster {{ name: c, listen: 127.0.0.1:{port}, routes: [{routes}], no_advertise: true }}",

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import socket
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
+from regrow.testing._service_program import free_port
 from regrow_protocol import streams, subjects
 from regrow_protocol.bus import Bus
 from regrow_protocol.errors import AccessDenied, PublishRejected, Unreachable
 from regrow_protocol.server import NatsServer
-
-
-def free_port() -> int:
-    """A port on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 async def test_nobody_there_is_unreachable() -> None:
