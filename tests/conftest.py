@@ -16,7 +16,6 @@ from typing import Any, Protocol
 import pytest
 import pytest_asyncio
 from hypothesis import HealthCheck, settings
-from regrow.testing._service_program import free_port
 from regrow_protocol import streams
 from regrow_protocol.bus import Bus
 from regrow_protocol.ids import new_id
@@ -57,7 +56,7 @@ def durability() -> Durability:
 @pytest.fixture
 def private_server(tmp_path: Path, durability: Durability) -> Iterator[NatsServer]:
     """A server that only this test uses: it may be killed and restarted, and nobody gets its port meanwhile."""
-    with NatsServer.start(tmp_path / "nats", port=free_port(), durability=durability) as server:
+    with NatsServer.start(tmp_path / "nats", durability=durability) as server:
         yield server
 
 

@@ -26,6 +26,7 @@ from pathlib import Path
 import psutil
 import pytest
 from regrow_protocol.images import SSHImage
+from regrow_protocol.ports import free_port
 
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 KEYGEN = shutil.which("ssh-keygen")
@@ -147,7 +148,7 @@ class SSHServer:
         self.folder = Path(tempfile.mkdtemp(prefix="sshd-", dir=login.folder))
         self.folder.chmod(0o711)
         keygen(self.folder / "host_key")
-        self.port = _free_port()
+        self.port = free_port()
         public = " ".join((self.folder / "host_key.pub").read_text().split()[:2])
         self.known_hosts = self.folder / "known_hosts"
         self.known_hosts.write_text(f"[127.0.0.1]:{self.port} {public}\n")
@@ -255,11 +256,3 @@ class SSHServer:
                 return client.recv(4) == b"SSH-"
         except OSError:
             return False
-
-
-def _free_port() -> int:
-    """One that is free, and that the system gives nobody who asks for any: a server that was stopped starts again."""
-    while True:
-        with socket.socket() as trial, contextlib.suppress(OSError):
-            trial.bind(("127.0.0.1", 10_000 + secrets.randbelow(10_000)))
-            return trial.getsockname()[1]

@@ -7,6 +7,7 @@ import socket
 import struct
 
 from msgspec import Struct
+from regrow_protocol.ports import free_port
 from regrow_service.logs import Logger
 
 from .data_dir import DataDir, read, write
@@ -45,13 +46,12 @@ def gateway_hosts() -> str:
 
 
 def _free(wanted: int) -> int:
-    for port in (wanted, 0, 0, 0):
+    for port in (wanted or free_port(), free_port(), free_port()):
         try:
             for host in gateway_hosts().split(","):
                 with socket.socket() as probe:
                     probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                     probe.bind((host, port))
-                    port = int(probe.getsockname()[1])
         except OSError:
             continue
         return port

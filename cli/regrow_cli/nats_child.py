@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 from msgspec.structs import replace
-from regrow_protocol.server import NatsServer, ServerError
+from regrow_protocol.server import NatsServer, PortTaken, ServerError
 from regrow_service.logs import Logger
 
 from .children import BackOff
@@ -85,8 +85,8 @@ class NatsChild:
         """
         try:
             await self._launch(timeout)
-        except ServerError as error:
-            if not _port_taken(error) or not self.endpoint.port:
+        except PortTaken:
+            if not self.endpoint.port:
                 raise
             self._log.warning("port taken, choosing another", port=self.endpoint.port)
             self.endpoint = replace(self.endpoint, port=0, monitor_port=0)
@@ -118,7 +118,7 @@ class NatsChild:
                 # What just ended may still hold the port: only after some tries is it somebody else's.
                 await (self.start() if taken >= _PORT_TRIES else self._launch(60.0))
             except ServerError as error:
-                taken += _port_taken(error)
+                taken += isinstance(error, PortTaken)
                 ran_for = 0.0
                 self._log.warning("NATS server cannot be started", reason=str(error))
             else:
@@ -196,7 +196,3 @@ def end_orphans(place: DataDir) -> list[Identity]:
         ended.append(process)
     place.children.unlink(missing_ok=True)
     return ended
-
-
-def _port_taken(error: ServerError) -> bool:
-    return "address already in use" in str(error)

@@ -33,11 +33,13 @@ from typing import IO, Any, Literal
 from urllib.parse import quote
 
 from .errors import RegrowError
+from .ports import free_port
 from .staging import BatchStaging
 
 MIN_VERSION = (2, 14, 4)
 Durability = Literal["safe", "fast"]
 
+PORT_TRIES = 5
 _spawns: SimpleQueue[Callable[[], None]] = SimpleQueue()
 _spawner: list[threading.Thread] = []
 _spawner_lock = threading.Lock()
@@ -48,6 +50,10 @@ class ServerError(RegrowError):
     """The NATS server cannot be run: the binary is missing or too old, or the process ended while starting."""
 
     code = "nats-server-error"
+
+
+class PortTaken(ServerError):
+    """Another program listens on its port."""
 
 
 def default_durability() -> Durability:
@@ -122,7 +128,7 @@ class NatsServer:
 
         Args:
             store_dir: made if missing; holds the store, the configuration and the log.
-            port: -1 or 0 lets the server choose.
+            port: -1 or 0: one that is free, and that nobody gets by chance while the server is away.
             durability: `safe` or `fast`; None: as `REGROW_DURABILITY` says.
             user, password, token: what a client must give; all empty: nothing.
             monitor: serve HTTP monitoring on a free port.
@@ -138,18 +144,26 @@ class NatsServer:
         store = Path(store_dir).absolute()
         store.mkdir(parents=True, exist_ok=True)
         options = {
-            "port": port if port > 0 else -1,
             "durability": durability or default_durability(),
             "user": user,
             "password": password,
             "token": token,
-            "monitor": -1 if monitor else 0,
             "max_store": max_store,
             "extra": extra,
             "log_file": Path(log_file).absolute() if log_file else store / "nats-server.log",
         }
-        server = cls(store, options, detached=detached, timeout=timeout)
-        server._launch()
+        tries = PORT_TRIES
+        while True:
+            ports = {"port": port if port > 0 else free_port(), "monitor": free_port() if monitor else 0}
+            server = cls(store, options | ports, detached=detached, timeout=timeout)
+            try:
+                server._launch()
+            except PortTaken:  # a moment ago it was free
+                tries -= 1
+                if not tries or (port > 0 and not monitor):
+                    raise
+            else:
+                break
         if not detached:
             atexit.register(server.kill)
         return server
@@ -270,7 +284,9 @@ class NatsServer:
         deadline = time.monotonic() + self._timeout
         while time.monotonic() < deadline:
             if process.poll() is not None:
-                raise ServerError(f"The NATS server ended with {process.returncode}: {self._last_log()}")
+                said = self._last_log()
+                kind = PortTaken if "address already in use" in said else ServerError
+                raise kind(f"The NATS server ended with {process.returncode}: {said}")
             ports = _read_ports(ports_file)
             if ports and _accepts(ports["nats"][0]):
                 self.port = int(ports["nats"][0].rsplit(":", 1)[1])

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from regrow.testing._service_program import free_port
 from regrow_protocol import streams, subjects
 from regrow_protocol.bus import Bus, PubAck, Received
+from regrow_protocol.ports import free_port
 from regrow_protocol.server import NatsServer
 
 pytestmark = pytest.mark.timeout(180)
@@ -32,7 +32,6 @@ def cluster(tmp_path: Path) -> Iterator[list[NatsServer]]:
             stack.enter_context(
                 NatsServer.start(
                     tmp_path / f"n{number}",
-                    port=free_port(),
                     durability="fast",
                     extra=f"server_name: n{number}\n"
                     f"cluster {{ name: c, listen: 127.0.0.1:{port}, routes: [{routes}], no_advertise: true }}",

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import uvloop
-from regrow.testing._service_program import free_port
 from regrow_protocol import streams, subjects
 from regrow_protocol.bus import Bus
 from regrow_protocol.errors import AccessDenied, PublishRejected, Unreachable
+from regrow_protocol.ports import free_port
 from regrow_protocol.server import NatsServer
 
 

@@ -7,7 +7,6 @@ import http.client
 import json
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import Any
 
 import docker
 from docker_engine import Engine, NoEngine
+from regrow_protocol.ports import free_port
 from stand_in_images import EXTRAS, ROOT, nats_image, python_image
 
 SERVICES = ("supervisor", "machine-manager", "agent-gateway", "registry")
@@ -55,7 +55,7 @@ class Project:
     def __post_init__(self) -> None:
         self.image, self.nats, self.python = (f"{self.name}-{of}:1" for of in ("regrow", "nats", "python"))
         (self.folder / "empty").touch()
-        self.port = _free_port()
+        self.port = free_port()
         self.client: docker.APIClient = self.engine.client(timeout=300)
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("REGROW_", "COMPOSE_"))},
@@ -64,7 +64,7 @@ class Project:
             "REGROW_IMAGE": self.image,
             "NATS_IMAGE": self.nats,
             "REGROW_NATS_PORT": str(self.port),
-            "REGROW_GATEWAY_PORT": str(_free_port()),
+            "REGROW_GATEWAY_PORT": str(free_port()),
         }
 
     def build(self) -> None:
@@ -201,11 +201,3 @@ def eventually(condition: Callable[[], Any], what: str, timeout: float = TIMEOUT
     while not condition():
         assert time.monotonic() < deadline, f"{what}: not within {timeout} s"
         time.sleep(0.5)
-
-
-def _free_port() -> int:
-    """One that is free, and that the system gives nobody who asks for any: it must be free after `down`, too."""
-    while True:
-        with socket.socket() as trial, contextlib.suppress(OSError):
-            trial.bind(("127.0.0.1", 20_000 + secrets.randbelow(10_000)))
-            return trial.getsockname()[1]

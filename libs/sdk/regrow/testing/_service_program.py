@@ -6,10 +6,8 @@ import asyncio
 import http.client
 import json
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,24 +19,10 @@ from pathlib import Path
 
 READY = 45.0
 """Seconds that a service may take to start."""
-PORTS = range(20_000, 32_000)
-"""Below those that systems give to whoever asks for any port, and to outgoing connections."""
 
 
 class ServiceDied(RuntimeError):
     """It ended by itself, or was not ready in time; what it printed is in the text."""
-
-
-def free_port() -> int:
-    """A port of loopback that nobody uses, nor gets by chance before a program listens on it."""
-    for port in random.SystemRandom().sample(PORTS, 1000):
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise OSError("no port of 127.0.0.1 is free")
 
 
 class ServiceProgram:

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from ._service_program import ServiceDied, ServiceProgram, free_port
+from regrow_protocol.ports import free_port
+
+from ._service_program import ServiceDied, ServiceProgram
 
 
 class RegistryDied(ServiceDied):
