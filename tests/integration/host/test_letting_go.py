@@ -31,8 +31,8 @@ async def second(rt: Runtime) -> AsyncIterator[Host]:
 
 
 @asynccontextmanager
-async def another(rt: Runtime, **options: Any) -> AsyncIterator[Host]:
-    program = LoadedProgram("", rt.app, rt.build, rt._types, "")  # pyright: ignore[reportArgumentType]
+async def another(rt: Runtime, build: str = "", **options: Any) -> AsyncIterator[Host]:
+    program = LoadedProgram("", rt.app, build or rt.build, rt._types, "")  # pyright: ignore[reportArgumentType]
     async with await Bus.connect(rt.url, name="another") as bus:
         host = Host(bus, program, url=rt.url, options=replace(rt.options, **options), clock=rt.clock)
         await host.start()
@@ -43,7 +43,7 @@ async def another(rt: Runtime, **options: Any) -> AsyncIterator[Host]:
 async def own(rt: Runtime, host: Host, epoch: int) -> None:
     """Say that a host owns everything, whether or not it takes it."""
     for part in range(16):
-        key = f"own.{subjects.token(rt.app)}.{rt.build}.{part}"
+        key = f"own.{subjects.token(rt.app)}.{host.env.build}.{part}"
         await rt.bus.kv("regrow_partitions").put(key, m.encode(m.Ownership(host.id, epoch)))
 
 
@@ -193,6 +193,21 @@ async def test_an_upgrade_to_a_build_of_others(rt: Runtime, until: Until) -> Non
     back = await rt.client.send(rt.app, process.pid, m.Upgrade(build=rt.build))
     await until(lambda: partition.floor.value >= back, "the floor")
     assert await process.call("ping", text="b") == "b"
+
+
+async def test_what_came_after_a_move_is_answered_though_the_old_build_has_passed_it(rt: Runtime, until: Until) -> None:
+    """Its host lives on, and its floor says nothing of what came after the process was not its own any more."""
+    process = await rt.start(pinged)
+    assert await process.call("ping", text="a", wait=True) == "a"
+    partition = rt.host.partitions[ids.partition_of(process.pid, 16)]
+    async with another(rt, build="next") as host:
+        seq = await rt.client.send(rt.app, process.pid, m.Upgrade(build="next"))
+        call = asyncio.ensure_future(process.call("ping", text="b"))
+        await until(lambda: partition.floor.value > seq, "the floor")
+        await partition.write_cursor()
+        await own(rt, host, 1)
+        async with asyncio.timeout(20):
+            assert await call == "b"
 
 
 async def test_no_event_is_recorded_twice_beyond_the_window(rt: Runtime, until: Until) -> None:

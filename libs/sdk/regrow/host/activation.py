@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -128,16 +129,19 @@ class Activation:
         """The last input whose outputs are known to be out."""
         quiet = max(floor, self._partition.parked_at.pop(pid, 0))
         if entering:
-            return await self._left_at(pid, moves[:-1])
+            return await self._left_at(pid, moves)
         if (stuck := self._partition.stuck.get(pid)) is not None:
             quiet = min(quiet, stuck.seq - 1)
         return quiet
 
     async def _left_at(self, pid: str, moves: list[Move]) -> int:
-        """How far the builds came that folded it before this one."""
-        for at, move in reversed(list(enumerate(moves))):
+        """How far the builds came that folded it before this one.
+
+        The floor of a build whose hosts live on is past what came after the move, too: that was nothing to it.
+        """
+        for at, (move, left) in reversed(list(enumerate(pairwise(moves)))):
             cursor = await self._patiently(self._partition.keeper.of_build, move.build)
-            done = cursor.floor if cursor is not None else 0
+            done = min(cursor.floor, left.since) if cursor is not None else 0
             if cursor is not None and (stuck := cursor.stuck.get(pid)) is not None:
                 done = min(done, stuck.seq - 1)
             if at == 0 or done >= move.since:
