@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -31,6 +32,8 @@ from regrow_protocol.images import DockerImage
 pytestmark = [
     pytest.mark.docker,
     pytest.mark.xdist_group("docker"),
+    # The SDK leaves a socket to be collected where an engine ends in the moment in which it connects.
+    pytest.mark.filterwarnings("ignore:unclosed <socket.socket fd=[0-9]+, family=1:ResourceWarning"),
 ]
 
 
@@ -44,6 +47,7 @@ def private_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
             yield engine
     except NoEngine as error:
         pytest.skip(str(error))
+    gc.collect()
 
 
 @pytest_asyncio.fixture
