@@ -60,6 +60,9 @@ def nodes_commands() -> str:
 OF_A_PROGRAM = "program"
 """Backend of a machine that is an object of the program that made it: no manager reaches it."""
 
+ENGINES_COMPUTER = "host.docker.internal"
+"""Name of the engine's computer in each Docker machine, as in Docker Desktop: agents reach their gateway by it."""
+
 
 class MachineRef(Struct, frozen=True, omit_defaults=True):
     """A machine as its users know it; the answer to `create` and in that to `fork`.

@@ -9,11 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated
 
 from msgspec import Meta
+from regrow_protocol.machines import ENGINES_COMPUTER
 from regrow_service.settings import ServiceSettings, read
 
 KIB, MIB = 1024, 1024 * 1024
-HERE = "host.docker.internal"
-"""Name of this computer in Docker machines."""
 _LOOPBACK = re.compile(r"^(https?://)(?:localhost|127\.[0-9.]+|\[::1\])(?=[:/]|$)")
 
 
@@ -64,7 +63,7 @@ class GatewaySettings(ServiceSettings, frozen=True, kw_only=True):
         host = self.hosts()[0]
         host = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104
         url = self.gateway_url.rstrip("/") or f"http://{f'[{host}]' if ':' in host and host[0] != '[' else host}:{port}"
-        return _LOOPBACK.sub(rf"\1{HERE}", url) if backend == "docker" else url
+        return _LOOPBACK.sub(rf"\1{ENGINES_COMPUTER}", url) if backend == "docker" else url
 
 
 def parse(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> GatewaySettings:

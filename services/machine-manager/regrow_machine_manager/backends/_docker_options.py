@@ -12,12 +12,10 @@ import re
 from typing import Any
 
 from regrow_protocol.images import DockerImage, InvalidImage, size
+from regrow_protocol.machines import ENGINES_COMPUTER
 
 from ..paths import MAX_PATH
 from ._docker_sdk import docker
-
-HERE = "host.docker.internal"
-"""Name of the engine's computer in each container, as in Docker Desktop: agents reach their gateway by it."""
 
 STATE = "/var/lib/regrow"
 """Folder in the container for the manager's own files: a volume, so that no snapshot contains it and it goes with the
@@ -92,7 +90,7 @@ def create(api: Any, image: DockerImage, reference: str, labels: dict[str, str])
         pids_limit=image.pids,
         device_requests=gpus,
         init=True,
-        extra_hosts={HERE: "127.0.0.1" if image.network == "host" else "host-gateway"},
+        extra_hosts={ENGINES_COMPUTER: "127.0.0.1" if image.network == "host" else "host-gateway"},
         security_opt=["no-new-privileges"],
     )
     return api.create_container_config(
