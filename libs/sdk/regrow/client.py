@@ -119,6 +119,14 @@ def event_record(data: bytes) -> m.EventRecord | None:
         return None
 
 
+async def _next(feed: asyncio.Queue[m.EventRecord], *, wait: bool) -> m.EventRecord:
+    """The next one; raises QueueEmpty, or with `wait` TimeoutError when none has come for a while."""
+    if not wait:
+        return feed.get_nowait()
+    async with asyncio.timeout(CATCH_UP_EVERY):  # `wait_for` forgets a cancellation that comes with what it waited for
+        return await feed.get()
+
+
 def _is_final(data: bytes) -> bool:
     record = event_record(data)
     return record is not None and record.final
@@ -344,11 +352,7 @@ class Client:
                         stored |= record.final
                 while True:
                     try:
-                        record = (
-                            feed.get_nowait()
-                            if not follow or early
-                            else await asyncio.wait_for(feed.get(), CATCH_UP_EVERY)
-                        )
+                        record = await _next(feed, wait=follow and not early)
                     except (TimeoutError, asyncio.QueueEmpty):
                         break
                     if record.seq > last:

@@ -14,7 +14,7 @@ from regrow_protocol.bus import Bus
 from regrow_protocol.server import NatsServer
 
 PARTITIONS = 16
-LEASE = {"REGROW_HOST_TTL": "10"}  # a host that stands still for a while is not dead
+LEASE = {"REGROW_HOST_TTL": "60"}  # a host that stands still for a while is not dead
 PAGE = (Path(__file__).parents[3] / "docs/reference/wire-protocol.md").read_text()
 
 

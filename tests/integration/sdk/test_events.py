@@ -7,6 +7,7 @@ import uuid
 from typing import Any
 
 import pytest
+from msgspec import structs
 from regrow import (
     ExecutionCancelled,
     ExecutionFailed,
@@ -101,6 +102,37 @@ async def test_an_end_is_told_when_it_is_stored(rt: Runtime) -> None:
     await rt.bus.publish(streams.EVENTS, subject, end, f"{root.pid}.9.again")
     assert await telling is None
     assert await root.status() == "done"
+
+
+async def test_who_follows_events_is_cancelled_also_when_one_comes(
+    rt: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cancellation in the same moment as an event is not forgotten."""
+    process = await rt.start(endless)
+    arrivals: list[Any] = []
+    subscribe = rt.client.bus.nc.raw_subscribe
+
+    def subscribed(subject: str, arrived: Any, *rest: Any) -> Any:
+        arrivals.append(arrived)
+        return subscribe(subject, arrived, *rest)
+
+    monkeypatch.setattr(rt.client.bus.nc, "raw_subscribe", subscribed)
+    heard: list[m.EventRecord] = []
+
+    async def follow() -> None:
+        async for record in rt.client.records(rt.app, process.pid):
+            heard.append(record)
+
+    following = asyncio.ensure_future(follow())
+    async with asyncio.timeout(20):
+        while not heard:
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0)
+    again = structs.replace(heard[0], seq=2, type="again")
+    arrivals[0](b"", b"", None, m.encode(again))
+    following.cancel()
+    await asyncio.wait([following], timeout=20)
+    assert following.cancelled()
 
 
 @agent_process

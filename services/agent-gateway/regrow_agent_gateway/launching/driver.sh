@@ -61,9 +61,12 @@ turn() {
 }
 
 # Two signals of a channel that nobody waits for at that moment cancel each other (tmux keeps one bit, and the second
-# takes it away): so after each signal, as at the start, it is looked again a little later.
+# takes it away): so after each signal, as at the start, it is looked again a little later, and now and then without any.
 later() {
     sleep 0.5 && echo && sleep 4 && echo
+}
+tick() {
+    while sleep 10; do echo; done
 }
 ring() {
     while :; do
@@ -76,6 +79,7 @@ ring() {
 rm -f "$spool/.bell"
 mkfifo "$spool/.bell" && exec 4<>"$spool/.bell" || exit 1
 later >&4 &
+tick >&4 &
 ring >&4 &
 while :; do
     while look; do
