@@ -18,6 +18,9 @@ from regrow_machine_manager.commands import Commands
 from regrow_protocol.agents import Launch
 from regrow_protocol.machines import Exec, ExecDone
 
+AGENT = f"a_{os.getpid()}"
+"""Of this worker: what carries the mark of an agent is ended wherever it is on this computer."""
+
 
 @dataclass
 class Ground:

@@ -6,11 +6,11 @@ import asyncio
 import signal
 from typing import Any
 
-from launchkit import Ground
+from launchkit import AGENT, Ground
 from regrow_agent_gateway.harness import Setting, spooled
 from regrow_protocol.agents import Launch
 
-FOLDER = ".regrow/agents/a_1"
+FOLDER = f".regrow/agents/{AGENT}"
 TURN = """
 echo "turn $2 of session $REGROW_AGENT_SESSION" >>log
 cat "$1" >>log
@@ -21,7 +21,7 @@ cat "$1" >>log
 
 def launch(session: int = 1) -> Launch:
     setting = Setting(
-        id="a_1", name="worker", session=session, resume=session > 1, url="http://127.0.0.1:1/agents/a_1",
+        id=AGENT, name="worker", session=session, resume=session > 1, url=f"http://127.0.0.1:1/agents/{AGENT}",
         token="rga_1", folder=FOLDER, workdir="/nowhere",
     )  # fmt: skip
     return spooled(setting, TURN)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from launchkit import Ground
+from launchkit import AGENT, Ground
 from regrow_agent_gateway.harness import Setting, started
 from regrow_protocol.agents import Launch
 
@@ -24,9 +24,9 @@ sleep 1006
 """Starts what leaves its group and session, what drops its variables, and what ignores TERM."""
 
 
-def launch(program: str, *, agent: str = "a_1", session: int = 1, **more: Any) -> Launch:
+def launch(program: str, *, agent: str = AGENT, session: int = 1, **more: Any) -> Launch:
     setting = Setting(
-        id=agent, name="worker", session=session, resume=session > 1, url="http://127.0.0.1:1/agents/a_1",
+        id=agent, name="worker", session=session, resume=session > 1, url=f"http://127.0.0.1:1/agents/{agent}",
         token="rga_1", folder=f".regrow/agents/{agent}", workdir="/nowhere", **more,
     )  # fmt: skip
     return started(setting, program)
@@ -111,13 +111,13 @@ async def test_stopping_the_machine_ends_all(ground: Ground, until: Any) -> None
 
 async def test_agents_of_one_machine_do_not_end_each_other(ground: Ground, until: Any) -> None:
     """One is killed, the other works on; ids of which one begins like the other are apart."""
-    first = await ground.launch(launch("touch one; sleep 1001\n", agent="a_1"), "p.1.1")
-    other = await ground.launch(launch("touch two; read -r x; exit 3\n", agent="a_12"), "p.1.2")
+    first = await ground.launch(launch("touch one; sleep 1001\n"), "p.1.1")
+    other = await ground.launch(launch("touch two; read -r x; exit 3\n", agent=f"{AGENT}2"), "p.1.2")
     await until(lambda: (ground.work / "one").exists() and (ground.work / "two").exists(), "their start")
     await ground.kill("p.1.1")
     await first
     assert not other.done()
-    socket = f"{ground.work}/.regrow/agents/a_12"
+    socket = f"{ground.work}/.regrow/agents/{AGENT}2"
     keys = ["sh", "-c", f"cd {socket} && exec tmux -S tmux.sock send-keys -t agent Enter"]
     assert (await ground.backend.exec(ground.data, keys)).exit_code == 0
     assert (await other).exit_code == 3
