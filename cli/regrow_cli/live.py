@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from regrow_protocol import messages as m
 from regrow_protocol import subjects
@@ -16,6 +18,8 @@ from .processes import hosts
 SUCCESSION = 5.0
 """Seconds in which the host that follows one that died comes: `regrow host` and Kubernetes start it anew."""
 LOOK = 0.1
+
+T = TypeVar("T")
 
 
 async def build_for(bus: Bus, app: str, type_: str, *, build: str = "", target: str = "", patient: bool = False) -> str:
@@ -33,11 +37,7 @@ async def build_for(bus: Bus, app: str, type_: str, *, build: str = "", target: 
     """
     by_build = await _by_build(bus, app)
     if not by_build and patient and await bus.kv("regrow_partitions").get(f"app.{subjects.token(app)}") is not None:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + SUCCESSION
-        while not by_build and loop.time() < deadline:
-            await asyncio.sleep(LOOK)
-            by_build = await _by_build(bus, app)
+        by_build = await _soon(lambda: _by_build(bus, app), SUCCESSION)
     if not by_build:
         raise NoHost(f"No host of app {app} runs", hint=f"start one: regrow host FILE --app {app}")
     if build and type_ in {t for host in by_build.get(build, ()) for t in host.types}:
@@ -67,14 +67,20 @@ async def program_of(bus: Bus, app: str, build: str) -> m.Program | None:
 
 async def is_hosted(bus: Bus, app: str, build: str, *, within: float = 0.0) -> bool:
     """Whether a host of this build lives, or one comes within some seconds."""
+
+    async def look() -> bool:
+        return any((host.app, host.build) == (app, build) for host in await hosts(bus))
+
+    return await _soon(look, within)
+
+
+async def _soon(look: Callable[[], Awaitable[T]], seconds: float) -> T:
+    """The first of its answers that holds, or the last one within some seconds."""
     loop = asyncio.get_running_loop()
-    deadline = loop.time() + within
-    while True:
-        if any((host.app, host.build) == (app, build) for host in await hosts(bus)):
-            return True
-        if loop.time() >= deadline:
-            return False
+    deadline = loop.time() + seconds
+    while not (found := await look()) and loop.time() < deadline:  # noqa: ASYNC110 - only the bucket knows
         await asyncio.sleep(LOOK)
+    return found
 
 
 async def _created(bus: Bus, app: str, build: str) -> float | None:

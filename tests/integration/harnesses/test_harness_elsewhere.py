@@ -11,6 +11,7 @@ from docker_engine import Engine, docker_engine, tar
 from regrow import DockerImage
 from regrow.testing.harness_conformance import HarnessConformance
 from ssh_server import SSHServer, make_login
+from suites_later import Later
 
 __all__ = ["docker_engine"]
 
@@ -20,33 +21,16 @@ IMAGE = "regrow-test-harness:1"
 """Has nothing of its own but users: programs are this computer's."""
 
 
-class _Later(HarnessConformance):
-    """Its programs are started by a fixture of the class, when there are machines."""
+class _Pi(Later, HarnessConformance):
+    """pi, started when there are machines for it."""
 
     harness = "pi"
     program = "pi"
     calls_once = True
 
-    @classmethod
-    def setup_class(cls) -> None:
-        """See the fixtures."""
-
-    @classmethod
-    def teardown_class(cls) -> None:
-        """See the fixtures."""
-
-    @classmethod
-    def served(cls) -> Iterator[None]:
-        """What `HarnessConformance` does at its setup and teardown."""
-        HarnessConformance.setup_class.__func__(cls)  # type: ignore[attr-defined]
-        try:
-            yield
-        finally:
-            HarnessConformance.teardown_class.__func__(cls)  # type: ignore[attr-defined]
-
 
 @pytest.mark.xdist_group("harness-pi-ssh")
-class TestOverSSH(_Later):
+class TestOverSSH(_Pi):
     """pi as the user of a host behind a real sshd."""
 
     backends = "ssh"
@@ -63,7 +47,7 @@ class TestOverSSH(_Later):
 
 @pytest.mark.docker
 @pytest.mark.xdist_group("docker")
-class TestInDocker(_Later):
+class TestInDocker(_Pi):
     """pi in a container: it reaches its gateway by the name of the engine's computer."""
 
     backends = "docker"

@@ -10,32 +10,12 @@ from morph_stand_in import make_morph
 from regrow import DockerImage, LocalImage
 from regrow.testing.machine_conformance import MachineConformance
 from ssh_server import SSHServer, make_login
+from suites_later import Later
 from test_morph import image as morph_image
 
 __all__ = ["docker_engine"]
 
 pytestmark = pytest.mark.timeout(120)
-
-
-class _Later(MachineConformance):
-    """Its manager is started by a fixture of the class, when there is something to manage."""
-
-    @classmethod
-    def setup_class(cls) -> None:
-        """See the fixtures."""
-
-    @classmethod
-    def teardown_class(cls) -> None:
-        """See the fixtures."""
-
-    @classmethod
-    def managed(cls) -> Iterator[None]:
-        """What `MachineConformance` does at its setup and teardown."""
-        MachineConformance.setup_class.__func__(cls)  # type: ignore[attr-defined]
-        try:
-            yield
-        finally:
-            MachineConformance.teardown_class.__func__(cls)  # type: ignore[attr-defined]
 
 
 @pytest.mark.xdist_group("conformance-local")
@@ -46,7 +26,7 @@ class TestLocal(MachineConformance):
 
 
 @pytest.mark.xdist_group("conformance-ssh")
-class TestSSH(_Later):
+class TestSSH(Later, MachineConformance):
     """Folders of a host behind a real sshd."""
 
     backends = "ssh"
@@ -56,12 +36,12 @@ class TestSSH(_Later):
     def server(cls) -> Iterator[None]:
         with make_login() as login, SSHServer(login) as server:
             cls.image = server.image()
-            yield from cls.managed()
+            yield from cls.served()
 
 
 @pytest.mark.docker
 @pytest.mark.xdist_group("conformance-docker")
-class TestDocker(_Later):
+class TestDocker(Later, MachineConformance):
     """Containers of a real engine."""
 
     backends = "docker"
@@ -71,11 +51,11 @@ class TestDocker(_Later):
     @classmethod
     def engine(cls, docker_engine: Engine) -> Iterator[None]:
         cls.env = {"DOCKER_HOST": docker_engine.url}
-        yield from cls.managed()
+        yield from cls.served()
 
 
 @pytest.mark.xdist_group("conformance-morph")
-class TestMorph(_Later):
+class TestMorph(Later, MachineConformance):
     """Instances of a stand-in for MorphCloud's API, by the real SDK."""
 
     backends = "morph"
@@ -86,4 +66,4 @@ class TestMorph(_Later):
     def cloud(cls) -> Iterator[None]:
         with make_morph() as cloud:
             cls.env = {**cloud.environment(), "MORPH_HTTP_TRANSPORT_SHARDS": "1"}
-            yield from cls.managed()
+            yield from cls.served()
